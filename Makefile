@@ -1,0 +1,61 @@
+# One entry for people and for CI. PYTHON names the Python to make .venv with.
+
+PORT ?= 8000
+PYTEST ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format types docs bench lock clean
+
+# A target's own line is not repeated; what it prints is enough.
+.SILENT:
+
+help:
+	echo "make run     the shop on http://127.0.0.1:8000    (PORT=8001 for another port)"
+	echo "make test    every test                           (PYTEST='-k hub -x' for some)"
+	echo "make lint    ruff, import-linter, codespell       (make format mends what it can)"
+	echo "make types   mypy and pyright, strict"
+	echo "make docs    the documentation, in docs/_build/html"
+	echo "make bench   the benchmarks"
+	echo "make lock    new versions into requirements.lock"
+
+run:
+	scripts/setup run
+	cd examples/shop && ../../.venv/bin/flask --app shop seed
+	cd examples/shop && exec ../../.venv/bin/flask --app shop sidearm up --port $(PORT)
+
+test:
+	scripts/setup dev
+	.venv/bin/python -m pytest $(PYTEST)
+
+lint:
+	scripts/setup dev
+	.venv/bin/ruff check
+	.venv/bin/ruff format --check
+	.venv/bin/lint-imports
+	.venv/bin/codespell
+
+format:
+	scripts/setup dev
+	.venv/bin/ruff check --fix-only
+	.venv/bin/ruff format
+
+types:
+	scripts/setup dev
+	.venv/bin/mypy
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 .venv/bin/pyright
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 .venv/bin/pyright --verifytypes sidearm --ignoreexternal
+
+docs:
+	scripts/setup dev
+	.venv/bin/sphinx-build -n -W --keep-going -q -b html docs docs/_build/html
+	echo "docs/_build/html/index.html"
+
+bench:
+	scripts/setup dev
+	for benchmark in benchmarks/bench_*.py; do .venv/bin/python $$benchmark || exit 1; done
+
+lock:
+	scripts/lock
+
+clean:
+	rm -rf .venv .cache docs/_build .mypy_cache .ruff_cache .pytest_cache

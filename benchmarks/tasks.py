@@ -1,0 +1,215 @@
+"""CPU of a request with one resource and one callback, beside the talk's slides written by hand.
+
+The hand-written application is the slides' (rows 2c to 2e of the talk) with what is wrong on them
+mended: one key of ``g``, callbacks before the release and each on its own, and a teardown that may
+run twice. It still commits after the response was built and after handled errors; what Sidearm
+takes more is the price of not doing so.
+
+Requests are direct WSGI calls in this process, so that nothing but the application is measured.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+from typing import Any
+
+from flask import Flask, g
+from sidearm import Sidearm, after_commit
+from werkzeug.test import create_environ
+
+from .measure import difference, in_turns, ratio
+
+ROUNDS = 80
+REPEAT = 250
+GOALS = {"one resource, one callback": 8.0, "no resource": 3.0}  # microseconds
+
+
+class Connection:
+    """A connection that costs next to nothing, so that what is left is the framework's."""
+
+    def __init__(self) -> None:
+        self.commits = self.rollbacks = self.purchases = 0
+
+    def execute(self) -> None:
+        """Do some work."""
+        self.purchases += 1
+
+    def commit(self) -> None:
+        """Keep it."""
+        self.commits += 1
+
+    def rollback(self) -> None:
+        """Undo it."""
+        self.rollbacks += 1
+
+
+class Pool:
+    """A pool of one connection."""
+
+    def __init__(self) -> None:
+        self.connection = Connection()
+        self._free = [self.connection]
+
+    def get_connection(self) -> Connection:
+        """Take it out."""
+        return self._free.pop()
+
+    def release_connection(self, connection: Connection) -> None:
+        """Put it back."""
+        self._free.append(connection)
+
+
+class Mailbox:
+    """Counts what was sent."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def send(self) -> None:
+        """Send a mail."""
+        self.count += 1
+
+
+def written_by_hand() -> tuple[Flask, Pool, Mailbox]:
+    """The slides' application, mended."""
+    app, pool, mailbox = Flask("by_hand"), Pool(), Mailbox()
+
+    def get_database_connection() -> Connection:
+        connection: Connection | None = getattr(g, "database_connection", None)
+        if connection is None:
+            g.database_connection = connection = pool.get_connection()
+        return connection
+
+    def after_commit(callback: Callable[[], None]) -> Callable[[], None]:
+        callbacks = getattr(g, "on_commit_callbacks", None)
+        if callbacks is None:
+            g.on_commit_callbacks = callbacks = []
+        callbacks.append(callback)
+        return callback
+
+    @app.teardown_appcontext
+    def return_database_connection(error: BaseException | None = None) -> None:
+        connection = g.pop("database_connection", None)
+        if connection is None:
+            return
+        try:
+            if error is None:
+                connection.commit()
+                for callback in g.pop("on_commit_callbacks", ()):
+                    try:
+                        callback()
+                    except Exception:
+                        app.logger.exception("A callback failed.")
+            else:
+                connection.rollback()
+        finally:
+            pool.release_connection(connection)
+
+    add_views(app, get_database_connection, after_commit, mailbox)
+    return app, pool, mailbox
+
+
+def written_with_sidearm() -> tuple[Flask, Pool, Mailbox]:
+    """The same application on Sidearm."""
+    app, pool, mailbox = Flask("with_sidearm"), Pool(), Mailbox()
+    arm = Sidearm(app)
+
+    @arm.resource
+    def get_database_connection() -> Any:
+        connection = pool.get_connection()
+        try:
+            yield connection
+        finally:
+            pool.release_connection(connection)
+
+    add_views(app, get_database_connection, after_commit, mailbox)
+    return app, pool, mailbox
+
+
+def add_views(
+    app: Flask,
+    get_database_connection: Callable[[], Connection],
+    after_commit: Callable[[Callable[[], None]], Any],
+    mailbox: Mailbox,
+) -> None:
+    """Add the views, which are the same in both."""
+
+    @app.get("/buy")
+    def buy() -> str:
+        get_database_connection().execute()
+
+        @after_commit
+        def send_success_mail() -> None:
+            mailbox.send()
+
+        return "bought"
+
+    @app.get("/about")
+    def about() -> str:
+        return "about"
+
+
+def requester(app: Flask, path: str) -> Callable[[], None]:
+    """What sends one request to an application, as a WSGI server does."""
+    environ = create_environ(path)
+    wsgi_app = app.wsgi_app
+    statuses: list[str] = []
+
+    def start_response(status: str, headers: Any, exc_info: Any = None) -> Any:
+        statuses.append(status)
+
+    def request() -> None:
+        body = wsgi_app(environ.copy(), start_response)
+        for _ in body:
+            pass
+        body.close()  # type: ignore[attr-defined]
+        assert statuses.pop() == "200 OK"
+
+    return request
+
+
+def compare(path: str, goal_name: str) -> str:
+    """Measure one path, and give its line of the table."""
+    by_hand, hand_pool, hand_mailbox = written_by_hand()
+    with_sidearm, pool, mailbox = written_with_sidearm()
+    contestants = {
+        "by hand": requester(by_hand, path),
+        "by hand again": requester(by_hand, path),
+        "Sidearm": requester(with_sidearm, path),
+    }
+    in_turns(contestants, rounds=4, repeat=REPEAT)  # to warm up
+    times = in_turns(contestants, rounds=ROUNDS, repeat=REPEAT)
+    requests = (ROUNDS + 4) * REPEAT if path == "/buy" else 0
+    check(pool, mailbox, requests)
+    check(hand_pool, hand_mailbox, 2 * requests)
+
+    over = difference(times["Sidearm"], times["by hand"])
+    goal = GOALS[goal_name]
+    return (
+        f"  {goal_name:<28}{statistics.median(times['by hand']):9.1f}"
+        f"{statistics.median(times['Sidearm']):9.1f}{over:+9.1f}"
+        f"{ratio(times['Sidearm'], times['by hand']):8.2f}"
+        f"{ratio(times['by hand again'], times['by hand']):8.3f}"
+        f"   at most {goal:g} more: {'yes' if over <= goal else 'NO'}"
+    )
+
+
+def check(pool: Pool, mailbox: Mailbox, requests: int) -> None:
+    """See to it that everything that was measured was also done."""
+    connection = pool.connection
+    done = (connection.purchases, connection.commits, mailbox.count)
+    assert done == (requests,) * 3, f"{done}, not {requests}"
+    assert connection.rollbacks == 0
+
+
+def main() -> None:
+    """Print the table."""
+    print(f"CPU of one request, in microseconds (medians of {ROUNDS} turns of {REPEAT} requests)")
+    print(f"  {'':<28}{'by hand':>9}{'Sidearm':>9}{'over':>9}{'ratio':>8}{'A/A':>8}   goal")
+    print(compare("/buy", "one resource, one callback"))
+    print(compare("/about", "no resource"))
+
+
+if __name__ == "__main__":
+    main()

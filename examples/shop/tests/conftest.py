@@ -1,0 +1,124 @@
+"""A seeded shop of its own for each test, in a folder of its own."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from sqlalchemy import func, select, update
+
+from shop import create_app
+from shop.database import Base, db
+from shop.models import Customer, Mail, Order, Product
+
+PRODUCT = "kestrel-flask-0-5-l"  # what all tests buy
+
+
+@pytest.fixture(autouse=True)
+def clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The developer's own shop is left alone."""
+    for name in list(os.environ):
+        if name.startswith(("SHOP_", "FLASK_", "SIDEARM_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("SHOP_INSTANCE_PATH", str(tmp_path))
+
+
+@pytest.fixture(scope="session")
+def seeded_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database that ``seed`` made, to be copied: much quicker than seeding for each test."""
+    folder = tmp_path_factory.mktemp("seeded")
+    path = folder / "shop.db"
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("SHOP_INSTANCE_PATH", str(folder))
+        app = create_app({"TESTING": True})
+    result = app.test_cli_runner().invoke(args=["seed"])
+    assert result.exit_code == 0, result.output
+    close_database(app)
+    return path
+
+
+@pytest.fixture
+def make_app(seeded_database: Path, tmp_path: Path) -> Iterator[Callable[..., Flask]]:
+    """Make the shop with some configuration; all that one test makes share one database."""
+    apps = []
+
+    def make(*, empty: bool = False, **config: Any) -> Flask:
+        if not empty and not (tmp_path / "shop.db").exists():
+            shutil.copy(seeded_database, tmp_path / "shop.db")
+        apps.append(create_app({"TESTING": True, **config}))
+        return apps[-1]
+
+    yield make
+    for app in apps:
+        close_database(app)
+
+
+@pytest.fixture
+def app(make_app: Callable[..., Flask]) -> Flask:
+    return make_app()
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    return app.test_client()
+
+
+@pytest.fixture
+def buy(client: FlaskClient) -> Callable[..., Any]:
+    """Send the form of a product's page, by default through the ordinary client."""
+
+    def send(client: FlaskClient = client, **fields: str) -> Any:
+        form = {"email": "ada@example.org", "quantity": "1", **fields}
+        return client.post(f"/products/{PRODUCT}", data=form)
+
+    return send
+
+
+@pytest.fixture
+def ledger(app: Flask) -> Ledger:
+    """The database, seen by an application of its own."""
+    return Ledger(app)
+
+
+class Ledger:
+    """What is in the shop's database: the stock of the product that tests buy, and row counts."""
+
+    def __init__(self, app: Flask) -> None:
+        self._app = app
+
+    @property
+    def stock(self) -> int:
+        with self._app.app_context():
+            return db.session.scalars(select(Product.stock).filter_by(slug=PRODUCT)).one()
+
+    @stock.setter
+    def stock(self, stock: int) -> None:
+        with self._app.app_context():
+            db.session.execute(update(Product).filter_by(slug=PRODUCT).values(stock=stock))
+
+    @property
+    def orders(self) -> int:
+        return self._count(Order)
+
+    @property
+    def customers(self) -> int:
+        return self._count(Customer)
+
+    @property
+    def mails(self) -> int:
+        return self._count(Mail)
+
+    def _count(self, model: type[Base]) -> int:
+        with self._app.app_context():
+            return db.session.scalar(select(func.count()).select_from(model)) or 0
+
+
+def close_database(app: Flask) -> None:
+    with app.app_context():
+        db.engine.dispose()

@@ -1,0 +1,255 @@
+"""Buying: everything of it happens, or nothing."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections import Counter
+from collections.abc import Callable
+from email.message import EmailMessage
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+from sqlalchemy import event, select
+
+from shop.database import db
+from shop.models import Mail, Order, Product
+from sidearm.testing import SMTPServer, capture
+
+if TYPE_CHECKING:
+    from conftest import Ledger
+
+PAGE = "/products/kestrel-flask-0-5-l"
+
+
+def test_a_purchase_commits_and_tells(app: Flask, buy: Callable[..., Any], ledger: Ledger) -> None:
+    """A purchase lowers the stock, writes the order, and tells the pages the new values."""
+    ledger.stock = 10
+    with capture(app) as captured:
+        response = buy(quantity="3")
+    assert response.status_code == 303
+    assert response.location.startswith("/orders/")
+    assert (ledger.stock, ledger.orders, ledger.customers) == (7, 1, 1)
+
+    [stock], [sold] = captured.on("stock"), captured.on("sold")
+    assert (stock.event, stock.data["stock"], stock.data["version"]) == ("stock", 7, 2)
+    assert (sold.event, sold.data["product"]) == ("sold", "Kestrel flask 0.5 l")
+    assert sold.data["quantity"] == 3
+    assert "ada" not in sold.text, "the public feed names a customer"
+
+
+def test_the_receipt_is_shown(client: FlaskClient, buy: Callable[..., Any]) -> None:
+    """The order's page, to which the purchase leads, says what was bought and for how much."""
+    page = client.get(buy(quantity="2").location)
+    assert page.status_code == 200
+    assert "2 \N{MULTIPLICATION SIGN} " in page.text
+    assert "€65.80" in page.text
+    assert client.get("/orders/1").status_code == 404, "an order can be found by counting"
+
+
+def test_one_customer_per_address(buy: Callable[..., Any], ledger: Ledger) -> None:
+    """Who buys twice is one customer; the domain's capitals do not matter."""
+    buy(email="ada@example.org")
+    buy(email="ada@EXAMPLE.org")
+    assert (ledger.orders, ledger.customers) == (2, 1)
+
+
+def test_the_mail_waits_in_the_mailbox(
+    app: Flask, client: FlaskClient, buy: Callable[..., Any]
+) -> None:
+    """Without a mail server the mail is written by the callback, whose own round is committed."""
+    buy(quantity="2")
+    with app.app_context():
+        mail = db.session.scalars(select(Mail)).one()
+        number = db.session.scalars(select(Order.number)).one()
+    assert (mail.recipient, mail.subject) == (
+        "ada@example.org",
+        "Product purchased: Kestrel flask 0.5 l",
+    )
+    assert f"thank you for your order {number}:" in mail.body
+    assert "2 x Kestrel flask 0.5 l, €32.90 each" in mail.body
+    assert number in client.get("/mailbox").text
+
+
+def test_the_mail_goes_out_by_smtp_after_the_commit(
+    make_app: Callable[..., Flask], tmp_path: Path, ledger: Ledger, buy: Callable[..., Any]
+) -> None:
+    """When the mail server hears of an order, everybody else can see it in the database."""
+    seen = []
+
+    class LookingServer(SMTPServer):
+        async def handle_DATA(self, *args: Any) -> str:  # noqa: N802 - aiosmtpd's name
+            database = sqlite3.connect(tmp_path / "shop.db")
+            seen.extend(database.execute("SELECT quantity FROM orders"))
+            database.close()
+            return await super().handle_DATA(*args)
+
+    with LookingServer() as smtp:
+        app = make_app(SHOP_SMTP_URL=f"smtp://{smtp.host}:{smtp.port}")
+        assert buy(app.test_client(), quantity="2").status_code == 303
+        message: EmailMessage = smtp.wait_for_message()
+
+    assert seen == [(2,)]
+    assert message["X-Rcpt-To"] == message["To"] == "ada@example.org"
+    assert message["From"] == "Sidearm Outfitters <orders@outfitters.example>"
+    assert message["Subject"] == "Product purchased: Kestrel flask 0.5 l"
+    assert "2 x Kestrel flask 0.5 l, €32.90 each" in message.get_content()
+    assert ledger.mails == 0, "a mail that was sent is in the mailbox too"
+
+
+def test_a_mail_server_that_is_away_costs_no_purchase(
+    make_app: Callable[..., Flask], ledger: Ledger, buy: Callable[..., Any]
+) -> None:
+    """The order was saved when the mail failed, so the customer is told of the order."""
+    with SMTPServer() as smtp:
+        port = smtp.port  # nobody listens there any more when the block has ended
+    app = make_app(SHOP_SMTP_URL=f"smtp://127.0.0.1:{port}")
+    with capture(app) as captured:
+        response = buy(app.test_client())
+    assert response.status_code == 303
+    assert ledger.orders == 1
+    [(name, error)] = captured.failed
+    assert name.endswith("send_success_mail")
+    assert isinstance(error, ConnectionRefusedError)
+
+
+def test_a_purchase_that_fails_half_way_leaves_nothing(
+    app: Flask, client: FlaskClient, buy: Callable[..., Any], ledger: Ledger
+) -> None:
+    """An exception after the last step: no order, no customer, same stock, no event, no mail."""
+    ledger.stock = 10
+    with capture(app) as captured:
+        response = buy(quantity="3", fail="yes")
+    assert response.status_code == 500
+    assert "rolled back" in response.text
+    assert "10 in stock" in response.text, "the page shows a stock that was not saved"
+    assert captured.events == []
+    assert captured.callbacks == []
+    assert len(captured.dropped) == 3  # the mail and two events
+    assert (ledger.stock, ledger.orders, ledger.customers) == (10, 0, 0)
+    assert ledger.mails == 0
+
+    assert buy(quantity="3").status_code == 303, "the failure has left something behind"
+    assert ledger.stock == 7
+    assert "7 in stock" in client.get(PAGE).text
+
+
+def test_a_failed_commit_sends_nothing(
+    make_app: Callable[..., Flask],
+    request: pytest.FixtureRequest,
+    ledger: Ledger,
+    buy: Callable[..., Any],
+) -> None:
+    """Without the commit there is a 500 page, and neither mail nor event."""
+    app = make_app(PROPAGATE_EXCEPTIONS=False)
+
+    def refuse(_session: Any) -> None:
+        if count_new_orders:
+            raise RuntimeError("The disk is full.")
+
+    def see_orders(session: Any, *_: Any) -> None:
+        count_new_orders.extend(each for each in session.new if isinstance(each, Order))
+
+    count_new_orders: list[Order] = []
+    for name, listener in (("before_commit", refuse), ("before_flush", see_orders)):
+        event.listen(db.session, name, listener)
+        request.addfinalizer(lambda pair=(name, listener): event.remove(db.session, *pair))
+
+    with capture(app) as captured:
+        response = buy(app.test_client())
+    count_new_orders.clear()
+    assert response.status_code == 500
+    assert "nothing of it was saved" in response.text
+    assert "Set-Cookie" not in response.headers
+    assert captured.events == []
+    assert (ledger.orders, ledger.mails) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("stock", "message"),
+    [(2, "There are only 2 left."), (0, "Just sold out.")],
+    ids=["not enough", "none"],
+)
+def test_sold_out(
+    app: Flask, buy: Callable[..., Any], stock: int, message: str, ledger: Ledger
+) -> None:
+    """More than there is cannot be bought: the form comes back with a sentence, nothing is kept."""
+    ledger.stock = stock
+    with capture(app) as captured:
+        response = buy(quantity="3")
+    assert response.status_code == 409
+    assert message in response.text
+    assert 'value="ada@example.org"' in response.text, "what was typed is lost"
+    assert captured.events == []
+    assert (ledger.stock, ledger.orders, ledger.customers) == (stock, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"email": ""}, "Please tell us where to send the confirmation."),
+        ({"email": "ada"}, "That does not look like an address"),
+        ({"email": "ada@example.org\r\nBcc: eve@example.org"}, "That does not look like"),
+        ({"quantity": ""}, "Please give a whole number."),
+        ({"quantity": "two"}, "Please give a whole number."),
+        ({"quantity": "1.5"}, "Please give a whole number."),
+        ({"quantity": "0"}, "Please choose between 1 and 99."),
+        ({"quantity": "-3"}, "Please give a whole number."),
+        ({"quantity": "100"}, "Please choose between 1 and 99."),
+        ({"quantity": "\N{ARABIC-INDIC DIGIT THREE}"}, "Please give a whole number."),
+    ],
+)
+def test_a_wrong_form_comes_back(
+    buy: Callable[..., Any], fields: dict[str, str], message: str, ledger: Ledger
+) -> None:
+    """A wrong field is named beside it, with status 422, and nothing is bought."""
+    response = buy(**fields)
+    assert response.status_code == 422
+    assert message in response.text
+    assert 'aria-invalid="true"' in response.text
+    assert (ledger.orders, ledger.customers) == (0, 0)
+
+
+def test_an_empty_form_is_no_error_of_ours(client: FlaskClient) -> None:
+    """A POST without any field is 422 too."""
+    assert client.post(PAGE).status_code == 422
+
+
+def test_twenty_customers_for_the_last_five(
+    app: Flask, ledger: Ledger, buy: Callable[..., Any]
+) -> None:
+    """Twenty threads buy the last five pieces: five get one, fifteen are told, none is negative."""
+    ledger.stock = 5
+    start = threading.Barrier(20, timeout=30)
+    statuses: list[int] = []
+
+    def buy_one(number: int) -> None:
+        client = app.test_client()
+        start.wait()
+        statuses.append(buy(client, email=f"customer{number % 10}@example.org").status_code)
+
+    with capture(app) as captured:
+        threads = [threading.Thread(target=buy_one, args=[number]) for number in range(20)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+
+    assert Counter(statuses) == {303: 5, 409: 15}
+    assert (ledger.stock, ledger.orders, ledger.mails) == (0, 5, 5)
+    news = sorted(captured.on("stock"), key=lambda each: each.data["version"])
+    assert [each.data["stock"] for each in news] == [4, 3, 2, 1, 0]
+
+
+def test_the_database_itself_refuses_less_than_nothing(app: Flask) -> None:
+    """A negative stock is impossible, whoever writes it."""
+    with app.app_context():
+        product = db.session.scalars(select(Product)).first()
+        assert product is not None
+        product.stock = -1
+        with pytest.raises(Exception, match="stock_is_not_negative"):
+            db.session.flush()
+        db.session.rollback()

@@ -1,0 +1,125 @@
+"""``flask sidearm ...``: parses, calls a room, prints."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import click
+from flask.cli import ScriptInfo, pass_script_info
+
+from .exceptions import SidearmError, StartError
+from .extension import AppState, Sidearm
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from .hub.config import HubConfig
+
+socket_option = click.option(
+    "--socket",
+    "socket_path",
+    metavar="PATH",
+    help="The hub's Unix socket, instead of SIDEARM_SOCKET's.",
+)
+
+
+@click.group()
+def sidearm() -> None:
+    """Run and look after what stands beside the application."""
+
+
+@sidearm.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    default=8000,
+    show_default=True,
+    help="The port to listen on; 0 takes a free one.",
+)
+@click.option(
+    "--workers", type=click.IntRange(min=1), help="Web workers, each a process.  [default: 2]"
+)
+@click.option(
+    "--threads", type=click.IntRange(min=1), help="Threads of each web worker.  [default: 1]"
+)
+@socket_option
+@click.argument("gunicorn_arguments", metavar="[-- GUNICORN'S OPTIONS]", nargs=-1)
+@pass_script_info
+def up(
+    info: ScriptInfo,
+    *,
+    host: str,
+    port: int,
+    workers: int | None,
+    threads: int | None,
+    socket_path: str | None,
+    gunicorn_arguments: tuple[str, ...],
+) -> None:
+    """Run web workers and hub on one port, until Ctrl-C.
+
+    What dies is started again. Everything after "--" goes to gunicorn.
+    """
+    with _errors_as_lines():
+        app = info.load_app()
+        from .workers.site import Site
+
+        Site(
+            app_import_path=info.app_import_path,
+            app_name=app.name,
+            hub=hub_config(app, socket_path),
+            host=host,
+            port=port,
+            gunicorn=(
+                *(("--workers", str(workers)) if workers else ()),
+                *(("--threads", str(threads)) if threads else ()),
+                *gunicorn_arguments,
+            ),
+        ).run(click.echo)
+
+
+@sidearm.command()
+@socket_option
+@pass_script_info
+def hub(info: ScriptInfo, *, socket_path: str | None) -> None:
+    """Run the hub alone, until Ctrl-C, beside web workers that something else runs."""
+    with _errors_as_lines():
+        config = hub_config(info.load_app(), socket_path)
+        from .hub.server import Server
+
+        click.echo(f"The hub listens on {config.socket} (Ctrl-C stops it)")
+        Server(config).run()
+
+
+def hub_config(app: Flask, socket_path: str | None) -> HubConfig:
+    """What an application's settings tell its hub.
+
+    Args:
+        app: The application; without Sidearm its ``SIDEARM_*`` keys are read all the same.
+        socket_path: The socket, instead of the one that the settings name.
+
+    Raises:
+        SettingError: A setting is wrong.
+        StartError: The settings want no hub process.
+    """
+    state: AppState = app.extensions.get("sidearm") or AppState(
+        Sidearm(), app, Settings.from_config(app.config)
+    )
+    if state.settings.hub == "memory":
+        raise StartError(
+            "SIDEARM_HUB is 'memory', so no process of this application would speak to the hub."
+            " Set it to 'auto' or 'socket', or use 'flask run'."
+        )
+    return state.hub_config(socket_path)
+
+
+@contextlib.contextmanager
+def _errors_as_lines() -> Iterator[None]:
+    """Print an error of ours as one line, and end with status 1."""
+    try:
+        yield
+    except SidearmError as error:
+        raise click.ClickException(str(error)) from error

@@ -1,0 +1,240 @@
+"""Streams as views return them: the view says who hears what; the rest is not its business.
+
+An ``EventStream`` is an ordinary response until the server asks for its body. So the task settles,
+``after_request`` functions run and the session is saved as with every response, and only then is
+the client's socket handed to the hub (``handoff``), or one poll answered (``polling``).
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from flask import Response, request
+from werkzeug.datastructures import Headers
+from werkzeug.wsgi import ClosingIterator
+
+from ..exceptions import EventTooLarge
+from ..hub.eventstream import MEDIA_TYPE, check_channel, encode, retry_field
+from ..hub.memory import MemoryHub
+from ..hub.messages import Handoff
+from ..tasks.context import require_task, state_of
+from .handoff import NotPossible, find_socket, hand_off, log_once
+from .polling import poll, spread_out
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+    from ..hub.client import HubClient
+    from ..settings import Settings
+
+#: Stays as it is, whatever the view or ``after_request`` functions set (contract H11).
+FIXED_HEADERS = {
+    "Content-Type": MEDIA_TYPE,
+    "Cache-Control": "no-store, no-transform",
+    "X-Accel-Buffering": "no",
+    "X-Content-Type-Options": "nosniff",
+}
+
+#: A stream has no length, no coding and no version; its connection is the server's business.
+ABSENT_HEADERS = (
+    "Accept-Ranges",
+    "Connection",
+    "Content-Encoding",
+    "Content-Length",
+    "ETag",
+    "Keep-Alive",
+    "Last-Modified",
+    "Transfer-Encoding",
+)
+
+#: A position in no log: whoever resumes from it gets the gap event, and never silence.
+NO_POSITION = "away"
+
+
+class EventStream(Response):
+    """The response that :func:`event_stream` makes.
+
+    Headers that the view or an ``after_request`` function adds are sent; those that make it a
+    stream stay. With another status than 200 it is an ordinary response with no body of its own.
+
+    Attributes:
+        subscription: What the hub is told: channels, the view's position, the client's last id.
+    """
+
+    default_mimetype = MEDIA_TYPE
+
+    def __init__(
+        self,
+        subscription: Handoff,
+        *,
+        hub: HubClient | MemoryHub,
+        settings: Settings,
+        headers: Mapping[str, str] | Iterable[tuple[str, str]] | None = None,
+    ) -> None:
+        """Make the response.
+
+        Args:
+            subscription: ``retry`` in it is replaced where the stream is polled.
+            hub: Where the stream will live.
+            settings: Whether to hand off, and how long a polling client waits.
+            headers: The view's own.
+        """
+        # An iterator, so that extensions see a streamed response and leave its body alone.
+        super().__init__(iter(()), headers=Headers(headers))
+        self.subscription = subscription
+        self._hub = hub
+        self._settings = settings
+
+    def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:
+        """Return the final headers: here, because nothing of Flask's runs after this."""
+        headers = super().get_wsgi_headers(environ)
+        if self.status_code != 200:
+            return headers
+        for name in ABSENT_HEADERS:
+            headers.remove(name)
+        for name, value in FIXED_HEADERS.items():
+            headers.set(name, value)
+        return headers
+
+    def get_app_iter(self, environ: WSGIEnvironment) -> Iterable[bytes]:
+        """Return the body that hands the client's socket over, or one poll's answer."""
+        if self.status_code != 200 or environ["REQUEST_METHOD"] == "HEAD":
+            return super().get_app_iter(environ)
+        return ClosingIterator(self._body(environ), self.close)
+
+    def _body(self, environ: WSGIEnvironment) -> Iterator[bytes]:
+        if self._hub_is_there():
+            try:
+                return hand_off(find_socket(environ), self._give, self._answer)
+            except NotPossible as reason:
+                log_once(str(reason))
+        return map(_called, [self._answer])
+
+    def _hub_is_there(self) -> bool:
+        """Whether a hand-off is worth trying; the log in a test's own process takes no sockets."""
+        if isinstance(self._hub, MemoryHub) or not self._settings.handoff:
+            return False
+        return self.subscription.position is not None and self._hub.position() is not None
+
+    def _give(self, descriptor: int) -> bool:
+        retry = self.subscription.retry
+        if retry is None:
+            retry = spread_out(None, self._settings)
+        message = msgspec.structs.replace(self.subscription, retry=retry)
+        return self._hub.handoff(message, descriptor)
+
+    def _answer(self) -> bytes:
+        return poll(self._hub, self._settings, self.subscription)
+
+
+def event_stream(
+    *channels: str,
+    snapshot: Any = None,
+    replay: float | None = None,
+    retry: int | None = None,
+    headers: Mapping[str, str] | Iterable[tuple[str, str]] | None = None,
+) -> EventStream:
+    """Make the response that streams the events of one or more channels to this client.
+
+    A client that comes back with its last event id, in the header ``Last-Event-ID`` or in the
+    query as ``last_event_id`` (the header wins), first gets what it missed. If the hub no longer
+    knows, it gets the event ``sidearm:gap``, and the snapshot again.
+
+    Args:
+        channels: At least one; the events of several arrive in one order.
+        snapshot: A function without arguments, called now, or its value already made. The client
+            gets it first, as an event of type ``snapshot``; no event is missed between the two,
+            and one that is in the snapshot already may follow it.
+        replay: A client without an id gets the events of the last so many seconds too, and one
+            with an older id gets the gap.
+        retry: Milliseconds until the client reconnects, as in the standard; by default each
+            stream has its own (``SIDEARM_RETRY``, ``SIDEARM_RETRY_SPREAD``).
+        headers: Added to the response; those of a stream stay as they are.
+
+    Raises:
+        ValueError: There is no channel, or ``replay`` is no number of seconds.
+        InvalidChannel: A name is not a non-empty str of printable characters up to 200 bytes.
+        FieldTypeError: ``retry`` is no whole number, or JSON cannot hold the snapshot.
+        EventTooLarge: The snapshot is above ``SIDEARM_MAX_EVENT_SIZE``.
+        OutsideTask: There is no task.
+    """
+    if not channels:
+        raise ValueError(
+            "event_stream() got no channel. Name at least one: event_stream('orders')."
+        )
+    names = tuple(dict.fromkeys(check_channel(channel) for channel in channels))
+    task = require_task(f"event_stream({', '.join(map(repr, names))})")
+    _check_replay(replay)
+    if retry is not None:
+        retry_field(retry)
+    state = state_of(task.app)
+    subscription = Handoff(
+        channels=names,
+        # Before the snapshot, and where a transaction is open already, from its beginning: what
+        # was published since may not be in it.
+        position=state.hub.position_at(task.began_ns()),
+        last_event_id=_last_event_id(),
+        snapshot=_snapshot(snapshot, names[0], state.settings.max_event_size),
+        retry=retry,
+        replay=replay,
+        address=request.remote_addr or "",
+    )
+    stream_class = _stream_class(task.app.response_class)
+    return stream_class(subscription, hub=state.hub, settings=state.settings, headers=headers)
+
+
+def stream_position() -> str:
+    """Return the position that a page is made from, for the stream that it will open.
+
+    Events after it are what the page does not show yet, so ``?last_event_id=`` with this value
+    joins page and stream without a gap. Also a global of templates::
+
+        <body data-position="{{ stream_position() }}">
+
+    Raises:
+        OutsideTask: There is no task, so there is no moment that the page was made from.
+    """
+    task = require_task("stream_position()")
+    position: str | None = state_of(task.app).hub.position_at(task.began_ns())
+    return NO_POSITION if position is None else position
+
+
+def _called(answer: Callable[[], bytes]) -> bytes:
+    return answer()
+
+
+@functools.cache
+def _stream_class(response_class: type[Response]) -> type[EventStream]:
+    """Join with the application's own class: Flask turns every other response into one of it."""
+    if issubclass(EventStream, response_class):
+        return EventStream
+    return type("EventStream", (EventStream, response_class), {})
+
+
+def _last_event_id() -> str | None:
+    header = request.headers.get("Last-Event-ID", "")
+    # Browsers send it as UTF-8, WSGI decodes headers as Latin-1 (PEP 3333).
+    header = header.encode("latin-1", "replace").decode("utf-8", "replace")
+    return header or request.args.get("last_event_id") or None
+
+
+def _snapshot(snapshot: Any, channel: str, limit: int) -> bytes | None:
+    if snapshot is None or request.method == "HEAD":
+        return None
+    value = snapshot() if isinstance(snapshot, Callable) else snapshot  # type: ignore[arg-type]
+    encoded = encode(value, event="snapshot")
+    if len(encoded) > limit:
+        raise EventTooLarge(channel, len(encoded), limit)
+    return encoded
+
+
+def _check_replay(replay: object) -> None:
+    if replay is None:
+        return
+    number = None if isinstance(replay, bool) else replay
+    if not isinstance(number, (int, float)) or not 0 <= number < math.inf:  # NaN is neither
+        raise ValueError(f"replay is {replay!r}. Give seconds as a number, such as 60.")

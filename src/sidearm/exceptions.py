@@ -1,0 +1,213 @@
+"""Every exception of Sidearm, with its facts as attributes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class SidearmError(Exception):
+    """The base of every error that Sidearm raises on its own account."""
+
+
+class SettingError(SidearmError, ValueError):
+    """A ``SIDEARM_*`` setting is wrong.
+
+    Attributes:
+        key: The setting's name.
+        value: The value at fault.
+    """
+
+    def __init__(self, key: str, value: object, advice: str) -> None:
+        self.key = key
+        self.value = value
+        super().__init__(f"{key} is {value!r}. {advice}")
+
+
+class OutsideTask(SidearmError, RuntimeError):
+    """Something was used that needs a task, and there is none.
+
+    Attributes:
+        what: The call that was made, such as ``publish('orders')``.
+    """
+
+    def __init__(self, what: str, advice: str | None = None) -> None:
+        self.what = what
+        super().__init__(
+            f"Working outside of a task.\n\n{what} belongs to a task: a request, a CLI command, a"
+            " pushed application context or a 'with arm.task(\"name\"):' block, and none is"
+            f" running here. {advice or 'Use one of these.'}"
+        )
+
+
+class TaskSettled(SidearmError, RuntimeError):
+    """Something was asked of a task whose outcome is already decided.
+
+    Attributes:
+        what: The call that was made.
+        task: The name of the task.
+    """
+
+    def __init__(self, what: str, task: str, advice: str) -> None:
+        self.what = what
+        self.task = task
+        super().__init__(f"{what} came too late: the task {task!r} has settled. {advice}")
+
+
+class InvalidField(SidearmError, ValueError):
+    """An event's field cannot be written as ``text/event-stream`` (HTML 9.2).
+
+    Attributes:
+        field: ``"data"``, ``"event"``, ``"id"`` or ``"retry"``.
+        value: The value at fault.
+    """
+
+    def __init__(self, field: str, value: object, advice: str) -> None:
+        self.field = field
+        self.value = value
+        super().__init__(f"The event's {field} is {shorten(value)}. {advice}")
+
+
+class FieldTypeError(SidearmError, TypeError):
+    """An event's field was given a value of a type that it cannot have.
+
+    Attributes:
+        field: ``"data"``, ``"event"``, ``"id"`` or ``"retry"``.
+        value: The value at fault.
+    """
+
+    def __init__(self, field: str, value: object, advice: str) -> None:
+        self.field = field
+        self.value = value
+        super().__init__(
+            f"The event's {field} is of type {type(value).__qualname__}: {shorten(value)}. {advice}"
+        )
+
+
+class InvalidChannel(SidearmError, ValueError):
+    """A channel's name is not a non-empty string of printable characters up to 200 bytes.
+
+    Attributes:
+        channel: The value at fault.
+    """
+
+    def __init__(self, channel: object) -> None:
+        self.channel = channel
+        super().__init__(
+            f"The channel is {shorten(channel)}. Give a non-empty string of printable characters,"
+            " at most 200 bytes of UTF-8, such as 'orders' or 'user:7'."
+        )
+
+
+class EventTooLarge(SidearmError, ValueError):
+    """An event is larger than ``SIDEARM_MAX_EVENT_SIZE``.
+
+    Attributes:
+        channel: The channel that it was for.
+        size: Its size in bytes.
+        limit: The limit in bytes.
+    """
+
+    def __init__(self, channel: str, size: int, limit: int) -> None:
+        self.channel = channel
+        self.size = size
+        self.limit = limit
+        super().__init__(
+            f"The event for channel {channel!r} has {size} bytes; SIDEARM_MAX_EVENT_SIZE allows"
+            f" {limit}. Publish a reference to the data, or raise the setting."
+        )
+
+
+class NoRepresentation(SidearmError, TypeError):
+    """A mapped class was about to leave, and nobody said in which form.
+
+    Attributes:
+        mapped: The mapped class.
+        holder: The pydantic class around it whose own serializer could lay it open, if it is that.
+    """
+
+    def __init__(self, mapped: type, holder: type | None = None) -> None:
+        self.mapped = mapped
+        self.holder = holder
+        what = f"{mapped.__module__}.{mapped.__qualname__} is a mapped class"
+        if holder is not None:
+            what += f" inside {holder.__qualname__}, which writes it with a serializer of its own"
+        name = (holder or mapped).__name__
+        super().__init__(
+            f"{what}. Sidearm never converts one by its columns, for one of them may hold a secret."
+            f" Say what may leave: register '@arm.represent({name})', or give {name} a to_json()"
+            " method."
+        )
+
+
+class HubError(SidearmError, RuntimeError):
+    """The hub cannot start, or cannot be talked to.
+
+    Attributes:
+        socket_path: The Unix socket in question, if it is about one.
+    """
+
+    def __init__(self, message: str, socket_path: str | None = None) -> None:
+        self.socket_path = socket_path
+        super().__init__(message)
+
+
+class ProtocolError(SidearmError):
+    """A peer on the hub's socket said something that is no message of this version."""
+
+
+class StartError(SidearmError, RuntimeError):
+    """``flask sidearm up`` cannot start; the message is one line that names value and cure."""
+
+
+class NotAStream(SidearmError, RuntimeError):
+    """A test's SSE client was answered with something that a browser would not read as a stream.
+
+    Attributes:
+        status: The response's status code.
+        headers: The response's headers.
+        body: The first bytes of the response's body.
+    """
+
+    def __init__(self, url: str, reason: str, status: int, headers: Any, body: bytes) -> None:
+        self.status = status
+        self.headers = headers
+        self.body = body
+        super().__init__(
+            f"{url} answered with {reason}, and a browser's EventSource would close for good. The"
+            f" body starts with {shorten(body, 400)}."
+        )
+
+
+class StreamEnded(SidearmError, EOFError):
+    """A stream ended while a test waited for an event.
+
+    Attributes:
+        events: The events that came before the end, of those that were waited for.
+    """
+
+    def __init__(self, url: str, events: list[Any]) -> None:
+        self.events = events
+        super().__init__(
+            f"The stream {url} ended after {len(events)} of the events that were waited for."
+            " reconnect() goes on from the last id, as a browser does."
+        )
+
+
+class ServerDied(SidearmError, RuntimeError):
+    """A test's server ended before it was ready, or while something was waited for.
+
+    Attributes:
+        status: Its exit status; negative for a signal.
+        log: What it had written.
+    """
+
+    def __init__(self, command: str, status: int, log: str) -> None:
+        self.status = status
+        self.log = log
+        super().__init__(f"{command} ended with status {status}. Its log:\n{log or '(empty)'}")
+
+
+def shorten(value: object, limit: int = 80) -> str:
+    """The value's repr, cut so that a message stays one line."""
+    text: Any = repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}... ({len(text)} characters)"

@@ -1,0 +1,346 @@
+"""The extension object: ``init_app`` and the methods that declare. It wires the rooms."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import hashlib
+import os
+import sys
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any, TypeVar, overload
+
+from flask import Flask, has_request_context, request
+
+from .events import stream_position
+from .exceptions import HubError
+from .hub.client import HubClient
+from .hub.config import HubConfig
+from .hub.memory import MemoryHub
+from .hub.server import Server
+from .resources import GeneratorResource
+from .responses import Representations
+from .settings import Settings
+from .signals import events_dropped
+from .tasks import context
+from .tasks.claims import CommitMode, Resource
+from .tasks.outcome import OutcomeRule
+
+T = TypeVar("T")
+R = TypeVar("R", bound=OutcomeRule)
+
+#: Where ``flask sidearm up`` tells its workers which socket its hub listens on.
+SOCKET_VARIABLE = "SIDEARM_SOCKET"
+
+
+class AppState(context.TaskState):
+    """What Sidearm keeps for one application: ``app.extensions["sidearm"]``.
+
+    Attributes:
+        arm: The extension object.
+        settings: The checked settings.
+        socket_path: The Unix socket on which this application's hub is to be found.
+    """
+
+    def __init__(self, arm: Sidearm, app: Flask, settings: Settings) -> None:
+        super().__init__(settings.fail_statuses, settings.record_count)
+        self.arm = arm
+        self.settings = settings
+        self.joining = arm.joining
+        self.socket_path = (
+            os.environ.get(SOCKET_VARIABLE) or settings.socket or default_socket_path(app)
+        )
+        self._app = weakref.ref(app)
+        self._hub: HubClient | MemoryHub | None = None
+        self._dev_hub = DevelopmentHub()
+        self._lock = threading.Lock()
+
+    @property
+    def rule(self) -> OutcomeRule | None:
+        """The application's own outcome rule."""
+        return self.arm.rule
+
+    @property
+    def hub(self) -> HubClient | MemoryHub:
+        """Where events go, and where streams live; made on its first use in each process."""
+        hub = self._hub
+        if hub is None:
+            with self._lock:
+                hub = self._hub = self._hub or self._make_hub()
+        if isinstance(hub, HubClient) and self.settings.hub == "auto" and _in_development():
+            self._dev_hub.ensure(hub, self.hub_config())
+        return hub
+
+    def hub_config(self, socket_path: str | None = None) -> HubConfig:
+        """What a hub for this application is told at its start.
+
+        Args:
+            socket_path: Another socket than the application's own.
+        """
+        settings = self.settings
+        return HubConfig(
+            socket=socket_path or self.socket_path,
+            heartbeat=settings.heartbeat,
+            peer_timeout=settings.peer_timeout,
+            max_event_size=settings.max_event_size,
+            subscriber_buffer=settings.subscriber_buffer,
+            history_count=settings.history_count,
+            history_age=settings.history_age,
+            history_bytes=settings.history_bytes,
+        )
+
+    def _make_hub(self) -> HubClient | MemoryHub:
+        app = self._app()
+        where = self.settings.hub
+        if where == "memory" or (where == "auto" and app is not None and app.testing):
+            return MemoryHub(self.hub_config())
+        hub = HubClient(
+            self.socket_path,
+            pending_count=self.settings.pending_count,
+            pending_bytes=self.settings.pending_bytes,
+            pending_age=self.settings.pending_age,
+            on_drop=self._events_dropped,
+        )
+        # A command that publishes last of all still has it sent.
+        atexit.register(hub.close)
+        return hub
+
+    def _events_dropped(self, count: int, reason: str) -> None:
+        app = self._app()
+        if app is not None:
+            events_dropped.send(app, count=count, reason=reason)
+
+
+class DevelopmentHub:
+    """The hub that ``flask run`` starts by itself, in a thread of its own process."""
+
+    def __init__(self) -> None:
+        self._server: Server | None = None
+        self._lock = threading.Lock()
+        self._next_try = 0.0  # a reading of time.monotonic()
+
+    def ensure(self, client: HubClient, config: HubConfig) -> None:
+        """Start a hub if none answers on the socket.
+
+        Args:
+            client: Who asks for it.
+            config: How to start one.
+        """
+        if client.position() is not None or time.monotonic() < self._next_try:
+            return
+        with self._lock:
+            if time.monotonic() < self._next_try:
+                return
+            self._next_try = time.monotonic() + 1.0  # seconds
+            server = Server(config)
+            try:
+                server.start_in_thread()
+            except HubError:
+                if client.position() is None:  # else somebody else was faster
+                    raise
+                return
+            self._server = server
+            atexit.register(server.stop)
+
+
+class Sidearm:
+    """The production half of a Flask application.
+
+    Args:
+        app: The application, or call :meth:`init_app` later, for one or several.
+    """
+
+    def __init__(self, app: Flask | None = None) -> None:
+        self.representations = Representations()
+        self.rule: OutcomeRule | None = None
+        self.joining: list[Resource] = []
+        self._resources: list[Resource] = []
+        self._apps: weakref.WeakSet[Flask] = weakref.WeakSet()
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Install Sidearm on an application; reads its ``SIDEARM_*`` settings.
+
+        Args:
+            app: The application; its configuration has to be loaded.
+
+        Raises:
+            SettingError: A ``SIDEARM_*`` setting is wrong or unknown.
+            RuntimeError: Sidearm is installed on it already.
+        """
+        if "sidearm" in app.extensions:
+            raise RuntimeError(
+                f"The application {app.name!r} has Sidearm already. Call init_app once; one"
+                " Sidearm object serves all rooms."
+            )
+        app.extensions["sidearm"] = AppState(self, app, Settings.from_config(app.config))
+        self._apps.add(app)
+        context.install(app)
+        self.representations.install(app)
+        # Not a template global: that would make the Jinja environment before the application
+        # has had the chance to set its options.
+        app.context_processor(_template_context)
+
+    @overload
+    def resource(self, function: Callable[[], Generator[T]], /) -> Callable[[], T]: ...
+
+    @overload
+    def resource(
+        self, function: None = None, /, *, commit: CommitMode = "task"
+    ) -> Callable[[Callable[[], Generator[T]]], Callable[[], T]]: ...
+
+    def resource(
+        self,
+        function: Callable[[], Generator[Any]] | None = None,
+        /,
+        *,
+        commit: CommitMode = "task",
+    ) -> Any:
+        """Declare a resource by a generator function: claim, ``yield``, release. A decorator.
+
+        The decorated function returns what was yielded, the same for the whole task; it is
+        claimed on its first use. If it has ``commit()`` and ``rollback()``, they settle it.
+
+        Args:
+            function: The generator function, without arguments.
+            commit: ``"task"``: committed when the task succeeds. ``"explicit"``: the application
+                commits by hand.
+
+        Returns:
+            A function that gives the task's own value.
+
+        Raises:
+            TypeError: It is no generator function without arguments.
+            ValueError: ``commit`` is neither.
+        """
+        if function is None:
+            return functools.partial(self._declare, commit=commit)
+        return self._declare(function, commit=commit)
+
+    def _declare(self, function: Callable[[], Generator[T]], commit: CommitMode) -> Callable[[], T]:
+        return functools.wraps(function)(self._accessor(GeneratorResource(function, commit)))
+
+    def use(self, thing: Any, *, commit: CommitMode | None = None) -> Any:
+        """Declare a resource that Sidearm knows how to settle.
+
+        Args:
+            thing: A Flask-SQLAlchemy object, a SQLAlchemy ``sessionmaker`` or ``scoped_session``,
+                or a :class:`~sidearm.resources.sqlite.SQLite`.
+            commit: Who commits; by default ``"explicit"`` for Flask-SQLAlchemy, whose users
+                commit by hand, and ``"task"`` for all others.
+
+        Returns:
+            For a ``sessionmaker`` and SQLite a function that gives the task's own session or
+            connection; otherwise the thing itself, which is used as before.
+
+        Raises:
+            TypeError: Sidearm does not know such things; :meth:`resource` takes any.
+            ValueError: ``commit`` is neither.
+        """
+        if isinstance(thing, Resource):
+            if commit is not None:
+                thing.commit = commit
+            return self._accessor(thing)
+        # Nothing of SQLAlchemy can have been given where it was never imported.
+        if "sqlalchemy.orm" in sys.modules:
+            from .resources import sqlalchemy
+
+            resource = sqlalchemy.resource_for(thing, commit)
+            if resource is not None:
+                if not resource.joins:
+                    return self._accessor(resource)
+                self._resources.append(resource)
+                self.joining.append(resource)
+                return thing
+        raise TypeError(
+            f"arm.use() was given {thing!r}, which it does not know. It takes Flask-SQLAlchemy, a"
+            " sessionmaker, a scoped_session and SQLite(path); for anything else write a"
+            " generator function and decorate it with @arm.resource."
+        )
+
+    def _accessor(self, resource: Resource) -> Callable[[], Any]:
+        self._resources.append(resource)
+        find_task = context.find_task
+
+        def accessor() -> Any:
+            task = find_task(create=True)
+            if task is None:
+                task = context.require_task(f"{resource.name}()")
+            return task.claim(resource)
+
+        accessor.__name__ = accessor.__qualname__ = resource.name
+        return accessor
+
+    def task(self, name: str) -> context.TaskBlock:
+        """Begin a unit of work of its own: ``with arm.task("import"):``.
+
+        Outside of everything it pushes an application context; inside a task it is independent,
+        with its own resources and its own outcome. It commits when the block ends, and rolls
+        back if an exception leaves it.
+
+        Args:
+            name: Shown in records.
+
+        Returns:
+            A context manager that gives the :class:`~sidearm.tasks.Task`.
+        """
+        return context.TaskBlock(name, self._apps, self._resources)
+
+    def outcome(self, rule: R) -> R:
+        """Decide by a function of your own whether a request's task commits. A decorator.
+
+        Args:
+            rule: Called with the exception that left the view, or else with the response.
+                ``True`` commits, ``False`` rolls back, ``None`` leaves it to the settings.
+                ``doom()``, ``keep()`` and ``@commit_on`` are stronger.
+
+        Returns:
+            The function.
+        """
+        self.rule = rule
+        return rule
+
+    def represent(self, type_: type[T]) -> Callable[[Callable[[T], Any]], Callable[[T], Any]]:
+        """Declare what views that return an instance of a type answer. A decorator.
+
+        Args:
+            type_: The type, or a base of several.
+
+        Returns:
+            The decorator, for a function of one instance.
+        """
+        return self.representations.register(type_)
+
+
+def default_socket_path(app: Flask) -> str:
+    """The hub's socket where none is set: the same for every process of this application.
+
+    Args:
+        app: The application.
+
+    Returns:
+        A path in a private folder of this user's, short enough for every platform.
+    """
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    folder = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir()) / f"sidearm-{user}"
+    digest = hashlib.sha256(os.fsencode(app.root_path)).hexdigest()[:8]
+    name = "".join(c if c.isalnum() else "-" for c in app.import_name)[-24:]
+    return str(folder / f"{name}-{digest}.sock")
+
+
+def _in_development() -> bool:
+    """Whether this is a request of Werkzeug's development server, or of ``flask run``."""
+    if not has_request_context():
+        return False
+    software = request.environ.get("SERVER_SOFTWARE", "")
+    return isinstance(software, str) and software.startswith("Werkzeug/")
+
+
+def _template_context() -> dict[str, Any]:
+    return {"stream_position": stream_position}

@@ -1,0 +1,1 @@
+"""The hub: a small process that holds the open streams. Nothing here knows Flask."""

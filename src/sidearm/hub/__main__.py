@@ -1,0 +1,51 @@
+"""``python -m sidearm.hub CONFIG``: the hub as a process of its own."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+
+from ..exceptions import HubError
+from .config import HubConfig
+from .server import Server
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until stopped; the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m sidearm.hub")
+    parser.add_argument("config", help="the configuration, as HubConfig.to_json() writes it")
+    parser.add_argument(
+        "--lifeline", type=int, metavar="FD", help="stop at the end of this inherited descriptor"
+    )
+    parser.add_argument(
+        "--ready", type=int, metavar="FD", help="write a line there when the socket is served"
+    )
+    parser.add_argument("--log-level", default="WARNING", help="such as INFO; default: WARNING")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(
+        level=options.log_level,
+        stream=sys.stderr,
+        format="%(asctime)s [%(process)d] [%(levelname)s] hub: %(message)s",
+    )
+    for descriptor in (options.lifeline, options.ready):
+        if descriptor is not None:
+            os.set_inheritable(descriptor, False)
+
+    def tell_ready() -> None:
+        if options.ready is not None:
+            os.write(options.ready, b"{}\n")
+            os.close(options.ready)
+
+    try:
+        server = Server(HubConfig.from_json(options.config), lifeline=options.lifeline)
+        server.run(tell_ready)
+    except HubError as error:
+        sys.stderr.write(f"{error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

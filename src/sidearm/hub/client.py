@@ -1,0 +1,388 @@
+"""The worker's end of the hub's socket.
+
+A hub that is away, slow or stuck never fails a request, and never holds one for long:
+
+- *Publishing* does not wait at all. While a connection takes events at once, the caller sends them
+  itself. What it does not take waits in a bounded queue, and only while something waits is there
+  a thread that connects, sends, and gives up what has waited too long.
+- *Handing over* a client's socket, and asking, wait for a quarter of a second at most, and after
+  that nobody tries for half a second (a breaker): a stuck hub costs one request, not each. That a
+  hub is dead is known at once, and costs nothing.
+
+Publishing and handing over have a connection each: one may hold half a message of many events when
+a stream is handed over.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import time
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable
+
+from ..exceptions import HubError, ProtocolError
+from .link import Link
+from .messages import Fetch, Fetched, Figures, Handoff, Publish, PublishedEvent, Stats, encode
+from .pending import Chunk, Pending
+from .position import Clock
+
+PATIENCE = 0.25  # seconds; the longest that a request waits for the hub
+BREAK = 0.5  # seconds without another attempt after a failure
+FLUSH_PATIENCE = 1.0  # seconds; the background thread may wait longer for a welcome
+RECONNECT_DELAYS = (0.02, 0.05, 0.1, 0.25)  # seconds; the last one repeats
+STATS_PATIENCE = 2.0  # seconds
+
+# That nobody is there, the kernel says in 20 microseconds: no need to stay away from it.
+_KNOWN_AT_ONCE = (ConnectionError, FileNotFoundError)
+
+logger = logging.getLogger("sidearm.hub.client")
+_clients: weakref.WeakSet[HubClient] = weakref.WeakSet()
+
+
+class HubClient:
+    """A process's connections to the hub; may be shared by threads, starts afresh after a fork.
+
+    Args:
+        socket_path: Where the hub listens.
+        pending_count: Events that may wait while the hub is away.
+        pending_bytes: Bytes that may wait.
+        pending_age: Seconds that they may wait.
+        on_drop: Called as ``on_drop(count, reason)`` when waiting events were given up; by the
+            background thread or by the publishing one, never while a lock is held.
+    """
+
+    def __init__(
+        self,
+        socket_path: str,
+        *,
+        pending_count: int = 10_000,
+        pending_bytes: int = 16 << 20,
+        pending_age: float = 30.0,
+        on_drop: Callable[[int, str], None] | None = None,
+    ) -> None:
+        self.socket_path = socket_path
+        self._limits = (pending_count, pending_bytes, pending_age)
+        self._on_drop = on_drop
+        self._start()
+        _clients.add(self)
+
+    def _start(self) -> None:
+        # For publishing.
+        self._lock = threading.Lock()
+        self._pending = Pending(*self._limits)
+        self._publishing: Link | None = None
+        self._flusher: threading.Thread | None = None
+        self._closing = threading.Event()
+        # For handing over and asking.
+        self._handoff = _Caller(self.socket_path, "handoff")
+        self._ask = _Caller(self.socket_path, "ask")
+
+    def position(self) -> str | None:
+        """Now, as a position in the hub's log; None while the hub is away."""
+        return self.position_at(time.monotonic_ns())
+
+    def position_at(self, monotonic_ns: int) -> str | None:
+        """A reading of ``time.monotonic_ns()`` as a position; None while the hub is away.
+
+        Costs no round trip: a connected hub has told its epoch and offset.
+        """
+        clock = self._handoff.clock()
+        return None if clock is None else clock.text_at(monotonic_ns)
+
+    def publish(self, events: Iterable[PublishedEvent]) -> None:
+        """Send ``(channel, body, keep)`` in order; never waits, never raises for the hub's sake."""
+        batch = list(events)
+        if not batch:
+            return
+        data = encode(Publish(batch))
+        dropped: Counter[str] = Counter()
+        with self._lock:
+            sent = 0 if self._pending.has_work else self._try_send(data)
+            if sent == len(data):
+                return
+            now = time.monotonic()
+            channels = frozenset(channel for channel, _, _ in batch)
+            dropped = self._pending.add(Chunk(data, len(batch), channels, now), now, sent)
+            self._ensure_flusher()
+        self._report(dropped)
+
+    def handoff(self, message: Handoff, descriptor: int) -> bool:
+        """Give a client's socket to the hub.
+
+        Returns:
+            True: it has gone; close it, and never write to it. False: the hub is away or stuck, and
+            the socket is still the caller's alone.
+        """
+        return self._handoff.send(message, descriptor)
+
+    def fetch(self, message: Fetch) -> bytes | None:
+        """All frames that are due for a stream that is polled; None while the hub is away."""
+        answer = self._ask.ask(message)
+        return answer.body if isinstance(answer, Fetched) else None
+
+    def stats(self) -> Figures | None:
+        """The hub's figures; None while it is away."""
+        try:
+            return ask_figures(self.socket_path)
+        except HubError:
+            return None
+
+    def close(self, flush_seconds: float = 1.0) -> None:
+        """Give waiting events this long to leave, drop the rest, and hang up."""
+        with self._lock:
+            self._ensure_flusher()
+            flusher = self._flusher
+        if flusher is not None:
+            flusher.join(flush_seconds)
+        with self._lock:
+            self._closing.set()
+            self._closing = threading.Event()
+            self._flusher = None
+            dropped = self._pending.drop_all(
+                "the process ended before the hub was back", time.monotonic()
+            )
+            self._hang_up()
+        self._report(dropped)
+        self._handoff.close()
+        self._ask.close()
+
+    # Publishing
+
+    def _try_send(self, data: bytes | memoryview) -> int:
+        """Send what the hub takes at once; 0 if it is not connected. The lock is held."""
+        if self._publishing is None:
+            return 0
+        try:
+            return self._publishing.send_some(data)
+        except OSError as error:
+            logger.debug("The hub on %r hung up: %s", self.socket_path, error)
+            self._hang_up()
+            return 0
+
+    def _hang_up(self) -> None:
+        if self._publishing is not None:
+            self._publishing.close()
+            self._publishing = None
+        self._pending.begin_again()
+
+    def _ensure_flusher(self) -> None:
+        if self._flusher is not None or not self._pending.is_worth_a_thread(time.monotonic()):
+            return
+        flusher = threading.Thread(
+            target=self._flush, args=(self._closing,), name="sidearm-publish", daemon=True
+        )
+        try:
+            flusher.start()
+        except RuntimeError as error:  # the interpreter is about to end
+            logger.debug("No thread could be started: %s", error)
+            return
+        self._flusher = flusher
+
+    def _flush(self, closing: threading.Event) -> None:
+        """Run as the background thread: until nothing waits."""
+        failures = 0
+        while self._has_something_to_flush(closing):
+            link = self._publishing
+            if link is None:
+                failures = 0 if self._connect(closing, failures) else failures + 1
+            elif not self._send_pending():
+                link.wait_writable(PATIENCE)
+
+    def _has_something_to_flush(self, closing: threading.Event) -> bool:
+        """Drop what has waited too long; False when the background thread has nothing to do."""
+        with self._lock:
+            if closing.is_set():
+                return False
+            now = time.monotonic()
+            dropped = self._pending.trim(now)
+            if self._pending.torn:
+                self._hang_up()
+            wanted = self._pending.is_worth_a_thread(now)
+            if not wanted:
+                self._flusher = None
+        self._report(dropped)
+        return wanted
+
+    def _connect(self, closing: threading.Event, failures: int) -> bool:
+        """Try to connect, and wait a little if that fails."""
+        try:
+            link = Link(self.socket_path, "publish", FLUSH_PATIENCE)
+        except (OSError, HubError, ProtocolError) as error:
+            if failures == 0:
+                logger.warning(
+                    "The hub on %r is away (%s). Published events wait.", self.socket_path, error
+                )
+            closing.wait(RECONNECT_DELAYS[min(failures, len(RECONNECT_DELAYS) - 1)])
+            return False
+        if failures:
+            logger.info("The hub on %r is back.", self.socket_path)
+        self._handoff.try_again()
+        self._ask.try_again()
+        with self._lock:
+            if closing.is_set():
+                link.close()
+                return False
+            self._publishing = link
+        return True
+
+    def _send_pending(self) -> bool:
+        """Send what the hub takes; False when it takes nothing just now."""
+        with self._lock:
+            pending = self._pending
+            if not pending:
+                # Losses are told after what was published before them.
+                now = time.monotonic()
+                chunk = pending.take_lost(now)
+                if chunk is None:
+                    return True
+                pending.add(chunk, now)
+            sent = self._try_send(pending.head())
+            if sent:
+                pending.sent(sent)
+            return bool(sent) or self._publishing is None
+
+    def _report(self, dropped: Counter[str]) -> None:
+        for reason, count in dropped.items():
+            if not count:
+                continue
+            logger.warning(
+                "%d events for the hub on %r were dropped: %s.", count, self.socket_path, reason
+            )
+            if self._on_drop is None:
+                continue
+            try:
+                self._on_drop(count, reason)
+            except Exception:
+                logger.exception("on_drop(%d, %r) failed.", count, reason)
+
+    # Forks
+
+    def _start_after_fork(self) -> None:
+        """Leave everything to the parent: its connections, and the events that wait in it."""
+        for link in (self._publishing, self._handoff.link, self._ask.link):
+            if link is not None:
+                link.close()
+        self._start()
+
+
+class _Caller:
+    """A connection on which a request waits: briefly, and not again soon after a failure."""
+
+    def __init__(self, socket_path: str, role: str) -> None:
+        self.link: Link | None = None
+        self._socket_path = socket_path
+        self._role = role
+        self._lock = threading.Lock()
+        self._closed_until = 0.0
+        self._is_away = False
+
+    def clock(self) -> Clock | None:
+        """The clock of the connected hub's log."""
+        link = self.link
+        if link is None or not link.is_alive():
+            with self._lock:
+                link = self._connected()
+        return None if link is None else Clock(link.welcome.epoch, link.welcome.offset)
+
+    def send(self, message: Handoff, descriptor: int) -> bool:
+        data = encode(message)
+        with self._lock:
+            link = self._connected()
+            if link is None:
+                return False
+            try:
+                link.send(data, PATIENCE, descriptor)
+            except OSError as error:
+                self._fail(error)
+                return False
+            return True
+
+    def ask(self, message: Fetch) -> object:
+        with self._lock:
+            link = self._connected()
+            if link is None:
+                return None
+            try:
+                return link.ask(message, PATIENCE)
+            except (OSError, ProtocolError) as error:
+                self._fail(error)
+                return None
+
+    def try_again(self) -> None:
+        """Close the breaker: somebody has seen the hub alive."""
+        self._closed_until = 0.0
+
+    def close(self) -> None:
+        with self._lock:
+            if self.link is not None:
+                self.link.close()
+                self.link = None
+
+    def _connected(self) -> Link | None:
+        if self.link is not None:
+            if self.link.is_alive():
+                return self.link
+            self.link.close()
+            self.link = None
+        if time.monotonic() < self._closed_until:
+            return None
+        try:
+            self.link = Link(self._socket_path, self._role, PATIENCE)
+        except (OSError, HubError, ProtocolError) as error:
+            self._fail(error)
+        else:
+            self._is_away = False
+        return self.link
+
+    def _fail(self, error: Exception) -> None:
+        if not self._is_away:
+            self._is_away = True
+            logger.warning("The hub on %r cannot be used (%s).", self._socket_path, error)
+        if self.link is not None:
+            # Half a message may be on its way: this connection can say nothing else.
+            self.link.close()
+            self.link = None
+        if not isinstance(error, _KNOWN_AT_ONCE):
+            self._closed_until = time.monotonic() + BREAK
+
+
+def ask_figures(socket_path: str, seconds: float = STATS_PATIENCE) -> Figures:
+    """Ask a hub for its figures; also the way to learn whether it is up.
+
+    Raises:
+        HubError: It does not answer; the message says why.
+    """
+    try:
+        link = Link(socket_path, "ask", seconds)
+        try:
+            answer = link.ask(Stats(), seconds)
+        finally:
+            link.close()
+    except (OSError, ProtocolError) as error:
+        raise HubError(
+            f"No hub answers on {socket_path!r} ({error}). Start one with 'flask sidearm up', or"
+            " set SIDEARM_SOCKET to the socket of the one that runs.",
+            socket_path,
+        ) from error
+    if not isinstance(answer, Figures):
+        raise HubError(f"The hub on {socket_path!r} answered {answer!r} instead of figures.")
+    return answer
+
+
+def _start_all_after_fork() -> None:
+    for client in list(_clients):
+        client._start_after_fork()  # noqa: SLF001
+
+
+def _close_all() -> None:
+    for client in list(_clients):
+        client.close()
+
+
+atexit.register(_close_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_start_all_after_fork)

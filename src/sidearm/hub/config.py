@@ -1,0 +1,55 @@
+"""What a hub process is told at its start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from ..exceptions import HubError
+
+MIB = 1 << 20  # bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HubConfig:
+    """A hub's configuration; :class:`~sidearm.settings.Settings` tells more about each value.
+
+    Attributes:
+        socket: The path of the Unix socket on which workers find the hub.
+        heartbeat: Seconds between the comments that keep quiet streams alive; 0: none.
+        peer_timeout: Seconds without an acknowledgement after which a client is gone.
+        max_event_size: The largest frame, in bytes.
+        subscriber_buffer: Bytes that may wait for one client.
+        history_count: Events kept for each channel.
+        history_age: Seconds for which events are kept.
+        history_bytes: Bytes kept in all.
+    """
+
+    socket: str
+    heartbeat: float = 15.0
+    peer_timeout: float = 30.0
+    max_event_size: int = MIB
+    subscriber_buffer: int = MIB
+    history_count: int = 1000
+    history_age: float = 300.0
+    history_bytes: int = 16 * MIB
+
+    def to_json(self) -> str:
+        """The configuration as the argument of ``python -m sidearm.hub``."""
+        return msgspec.json.encode(self).decode()
+
+    @classmethod
+    def from_json(cls, text: str) -> HubConfig:
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            HubError: It is no configuration; the message names the field.
+        """
+        try:
+            return msgspec.json.decode(text, type=cls)
+        except msgspec.DecodeError as error:
+            raise HubError(
+                f"The hub's configuration cannot be read: {error}. Give a JSON object, such as"
+                ' {"socket": "/run/shop/hub.sock"}.'
+            ) from error

@@ -1,0 +1,157 @@
+"""The hub's log: events in one order, each at a position, kept for a while.
+
+Only the newest events stay: so many for each channel, so many bytes in all, so many seconds. What
+goes leaves a mark behind, its channel's *floor*, so that the log knows, and does not guess, whether
+it can still tell everything that a channel saw since a position. Floors are few: the oldest are
+melted into one floor for every channel.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+
+from . import eventstream
+from .config import HubConfig
+from .position import Clock
+
+NANOSECONDS = 1_000_000_000  # in a second
+FLOORS = 10_000  # channels
+# What one kept event costs beside its frame: a deque's slot, a tuple, an entry of the order.
+ENTRY_OVERHEAD = 250  # bytes
+
+
+class Log:
+    """The events of one hub. Not for several threads at once.
+
+    Attributes:
+        clock: Tells the time as positions, and the log's epoch.
+        first: The time of the log's beginning.
+        last: The time of the newest position that was assigned or told to somebody.
+        size: Bytes kept.
+    """
+
+    __slots__ = (
+        "_age",
+        "_bytes",
+        "_channels",
+        "_count",
+        "_floor",
+        "_floors",
+        "_order",
+        "clock",
+        "first",
+        "last",
+        "size",
+    )
+
+    def __init__(self, config: HubConfig, clock: Clock | None = None) -> None:
+        self.clock = clock or Clock.start()
+        self.first = self.last = self.clock.now()
+        self.size = 0
+        self._count = config.history_count
+        self._age = int(config.history_age * NANOSECONDS)
+        self._bytes = config.history_bytes
+        self._channels: dict[str, deque[tuple[int, bytes]]] = {}
+        # Position to channel, oldest first: the front leaves when bytes or age say so, and any may
+        # leave from the middle when its channel is full.
+        self._order: OrderedDict[int, str] = OrderedDict()
+        self._floors: OrderedDict[str, int] = OrderedDict()
+        self._floor = 0
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def mark(self) -> int:
+        """A position for now: after every event so far, before every event to come."""
+        self.last = max(self.last, self.clock.now())
+        return self.last
+
+    def append(self, channel: str, body: bytes, keep: bool) -> bytes:  # noqa: FBT001
+        """Take an event in, and return its frame.
+
+        Args:
+            channel: Where it belongs.
+            body: Its encoded fields, without id.
+            keep: Whether it gets an id and can be resumed from; else it is live only.
+        """
+        if not keep:
+            return eventstream.frame(body, None)
+        now = self.clock.now()
+        # The clock may stand still between two events, and nanoseconds are few in a burst.
+        self.last = time = max(self.last + 1, now)
+        frame = eventstream.frame(body, self.clock.text(time))
+        entries = self._channels.get(channel)
+        if entries is None:
+            entries = self._channels[channel] = deque()
+        entries.append((time, frame))
+        self._order[time] = channel
+        self.size += len(frame) + ENTRY_OVERHEAD
+        if len(entries) > self._count:
+            self._forget(channel)
+        self._expire(now)
+        return frame
+
+    def since(self, channels: tuple[str, ...], time: int) -> list[bytes] | None:
+        """The frames of these channels after a time, in order; None if one of them is lost."""
+        self._expire(self.clock.now())
+        if not self._reaches(channels, time):
+            return None
+        return self.newest(channels, time)
+
+    def newest(self, channels: tuple[str, ...], time: int) -> list[bytes]:
+        """What is still kept of these channels after a time, in order."""
+        found: list[tuple[int, bytes]] = []
+        for channel in channels:
+            for entry in reversed(self._channels.get(channel, ())):
+                if entry[0] <= time:
+                    break
+                found.append(entry)
+        found.sort()
+        return [frame for _, frame in found]
+
+    def lose(self, channels: tuple[str, ...]) -> int:
+        """Note that events of these channels will never come, at the position that is returned.
+
+        Args:
+            channels: Empty: it may be any channel.
+        """
+        mark = self.mark()
+        for channel in channels:
+            self._floors[channel] = mark
+            self._floors.move_to_end(channel)
+        if not channels:
+            self._floor = mark
+        return mark
+
+    def too_old(self, time: int) -> bool:
+        """Whether a time lies before all that is kept, whatever the channel."""
+        return time < self.clock.now() - self._age
+
+    def _reaches(self, channels: tuple[str, ...], time: int) -> bool:
+        if time < self._floor:
+            return False
+        return all(self._floors.get(channel, 0) <= time for channel in channels)
+
+    def _expire(self, now: int) -> None:
+        """Let go of what is too old, and of the oldest while there are too many bytes."""
+        oldest = now - self._age
+        order = self._order
+        while order:
+            time = next(iter(order))
+            if time >= oldest and self.size <= self._bytes:
+                break
+            self._forget(order[time])
+        floors = self._floors
+        while floors and (len(floors) > FLOORS or next(iter(floors.values())) < oldest):
+            self._floor = max(self._floor, floors.popitem(last=False)[1])
+
+    def _forget(self, channel: str) -> None:
+        """Let go of a channel's oldest event."""
+        entries = self._channels[channel]
+        time, frame = entries.popleft()
+        if not entries:
+            del self._channels[channel]
+        del self._order[time]
+        self.size -= len(frame) + ENTRY_OVERHEAD
+        self._floors[channel] = time
+        self._floors.move_to_end(channel)

@@ -1,0 +1,278 @@
+"""What workers and the hub say to each other: bytes only, no socket, no clock.
+
+Each message is a length of four bytes (big-endian) and a MessagePack array whose first item tells
+the kind. Fields are only ever added at the end, so that a hub understands an older worker;
+what cannot be understood any more raises :data:`VERSION`, and the hub refuses it by name.
+
+A worker's first message is :class:`Hello`, answered by :class:`Welcome` or :class:`Refused`.
+:class:`Publish`, :class:`Lost` and :class:`Handoff` are never answered. A :class:`Handoff` carries
+exactly one descriptor (``SCM_RIGHTS``), attached to the first of its bytes.
+"""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import msgspec
+
+from ..exceptions import ProtocolError
+
+VERSION = 1
+LENGTH_BYTES = 4
+HELLO_LIMIT = 1024  # bytes; a stranger cannot make the hub wait for more than this
+
+#: One event as a worker sends it: channel, body (its fields, without id and blank line), keep.
+PublishedEvent: TypeAlias = tuple[str, bytes, bool]
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True):
+    """The base of all messages."""
+
+
+class Hello(Message, frozen=True, array_like=True, tag="hello"):
+    """The first message of every connection.
+
+    Attributes:
+        version: The sender's :data:`VERSION`.
+        role: What the connection is for: ``"publish"``, ``"handoff"`` or ``"ask"``; for logs.
+    """
+
+    version: int
+    role: str
+
+
+class Welcome(Message, frozen=True, array_like=True, tag="welcome"):
+    """The hub's answer to :class:`Hello`.
+
+    Attributes:
+        version: The hub's :data:`VERSION`.
+        epoch: Names the hub's log; another hub process has another one.
+        offset: Nanoseconds to add to ``time.monotonic_ns()`` for a position's time.
+        max_event_size: A larger frame is refused (bytes).
+        pid: The hub's process.
+    """
+
+    version: int
+    epoch: str
+    offset: int
+    max_event_size: int
+    pid: int
+
+
+class Refused(Message, frozen=True, array_like=True, tag="refused"):
+    """The hub's answer to what it does not accept, before it closes the connection.
+
+    Attributes:
+        reason: One sentence for the log.
+    """
+
+    reason: str
+
+
+class Publish(Message, frozen=True, array_like=True, tag="publish"):
+    """Events for the log, in order.
+
+    Attributes:
+        events: ``(channel, body, keep)``; the body is what ``eventstream.encode_body`` made.
+    """
+
+    events: list[PublishedEvent]
+
+
+class Lost(Message, frozen=True, array_like=True, tag="lost"):
+    """A worker gave up events that waited too long: clients have to be told of the gap.
+
+    Attributes:
+        channels: Where they belonged. Empty: so many channels that it is any.
+    """
+
+    channels: tuple[str, ...]
+
+
+class Opening(Message, frozen=True, array_like=True):
+    """What a stream asks for: shared by :class:`Handoff` and :class:`Fetch`.
+
+    Attributes:
+        channels: At least one.
+        position: What the view saw: every event after it is still to be sent. None: from now on.
+        last_event_id: The id that the client resumes from, as it came (it may be nonsense), or
+            None for a newcomer.
+        snapshot: Whole frames without ids, sent before the events; not to a client that resumes.
+        retry: The client's reconnection time in milliseconds.
+        replay: How far back this stream reaches (seconds): a newcomer gets that much history, an
+            older ``last_event_id`` is too old. None: a newcomer gets what follows ``position``, an
+            id may be as old as the history.
+    """
+
+    channels: tuple[str, ...]
+    position: str | None = None
+    last_event_id: str | None = None
+    snapshot: bytes | None = None
+    retry: int | None = None
+    replay: float | None = None
+
+
+class Handoff(Opening, frozen=True, array_like=True, tag="handoff"):
+    """A client's socket, whose head has been sent: the hub goes on from here.
+
+    Attributes:
+        address: The client's, as the application sees it (after ``ProxyFix``).
+        tags: Names by which the stream can be found again.
+    """
+
+    address: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+class Fetch(Opening, frozen=True, array_like=True, tag="fetch"):
+    """Asks for all that is due now, for a stream that is polled; answered by :class:`Fetched`."""
+
+
+class Fetched(Message, frozen=True, array_like=True, tag="fetched"):
+    """The answer to :class:`Fetch`.
+
+    Attributes:
+        body: Whole frames of ``text/event-stream``; the last id in it is the place to go on from.
+    """
+
+    body: bytes
+
+
+class Stats(Message, frozen=True, array_like=True, tag="stats"):
+    """Asks for :class:`Figures`."""
+
+
+class Figures(Message, frozen=True, array_like=True, tag="figures"):
+    """The hub's figures: what there is now, then (from ``opened`` on) what there was so far.
+
+    Attributes:
+        epoch: Names the log.
+        pid: The hub's process.
+        uptime: Seconds since the start.
+        subscribers: Open streams.
+        channels: Channels with at least one subscriber.
+        connections: Connections of workers.
+        descriptors: Descriptors that the hub knows it holds.
+        descriptor_limit: The process's limit.
+        history_events: Events kept for resuming.
+        history_bytes: Their size.
+        pending_bytes: What waits for subscribers that read slowly.
+        opened: Streams taken over so far.
+        published: Events accepted.
+        delivered: Events handed to the kernel or to a subscriber's buffer, each subscriber counted.
+        sends: ``send`` calls made for deliveries.
+        disconnected_slow: Subscribers closed because their buffer was full.
+        refused_streams: Streams ended at once, because descriptors run short.
+        refused_descriptors: Descriptors that were no client's socket.
+        lost_descriptors: Descriptors that the kernel could not deliver.
+        refused_events: Events above the size limit.
+        refused_connections: Connections refused or closed for breaking the protocol.
+        gaps: Gap events sent.
+    """
+
+    epoch: str
+    pid: int
+    uptime: float
+    subscribers: int = 0
+    channels: int = 0
+    connections: int = 0
+    descriptors: int = 0
+    descriptor_limit: int = 0
+    history_events: int = 0
+    history_bytes: int = 0
+    pending_bytes: int = 0
+    opened: int = 0
+    published: int = 0
+    delivered: int = 0
+    sends: int = 0
+    disconnected_slow: int = 0
+    refused_streams: int = 0
+    refused_descriptors: int = 0
+    lost_descriptors: int = 0
+    refused_events: int = 0
+    refused_connections: int = 0
+    gaps: int = 0
+
+
+ToHub: TypeAlias = Hello | Publish | Lost | Handoff | Fetch | Stats
+FromHub: TypeAlias = Welcome | Refused | Fetched | Figures
+
+_encoder = msgspec.msgpack.Encoder()
+_to_hub: msgspec.msgpack.Decoder[ToHub] = msgspec.msgpack.Decoder(ToHub)
+_from_hub: msgspec.msgpack.Decoder[FromHub] = msgspec.msgpack.Decoder(FromHub)
+
+
+def encode(message: Message) -> bytes:
+    """The bytes of one message, with its length in front."""
+    buffer = bytearray(LENGTH_BYTES)
+    _encoder.encode_into(message, buffer, LENGTH_BYTES)
+    buffer[:LENGTH_BYTES] = (len(buffer) - LENGTH_BYTES).to_bytes(LENGTH_BYTES, "big")
+    return bytes(buffer)
+
+
+class Splitter:
+    """Cuts a stream of bytes into the messages that it holds.
+
+    Args:
+        limit: The largest message that is accepted, in bytes.
+    """
+
+    __slots__ = ("_buffer", "limit")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._buffer = bytearray()
+
+    @property
+    def holds_part(self) -> bool:
+        """Whether the beginning of a message waits for its rest."""
+        return bool(self._buffer)
+
+    def feed(self, data: bytes | bytearray | memoryview) -> list[bytes]:
+        """Take bytes as they came, and give back the messages that are now whole, still encoded.
+
+        Raises:
+            ProtocolError: A message announces more bytes than ``limit``, or none.
+        """
+        buffer = self._buffer
+        buffer += data
+        messages = []
+        start, have = 0, len(buffer)
+        while have - start >= LENGTH_BYTES:
+            size = int.from_bytes(buffer[start : start + LENGTH_BYTES], "big")
+            if not 0 < size <= self.limit:
+                raise ProtocolError(
+                    f"A message announces {size} bytes; 1 to {self.limit} are expected here."
+                    " What speaks on this socket is not a worker of this version."
+                )
+            end = start + LENGTH_BYTES + size
+            if have < end:
+                break
+            messages.append(bytes(buffer[start + LENGTH_BYTES : end]))
+            start = end
+        del buffer[:start]
+        return messages
+
+
+def decode_to_hub(data: bytes) -> ToHub:
+    """Read one message from a worker.
+
+    Raises:
+        ProtocolError: It is none.
+    """
+    try:
+        return _to_hub.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ProtocolError(f"A message of {len(data)} bytes cannot be read: {error}.") from error
+
+
+def decode_from_hub(data: bytes) -> FromHub:
+    """Read one message from the hub.
+
+    Raises:
+        ProtocolError: It is none.
+    """
+    try:
+        return _from_hub.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ProtocolError(f"A message of {len(data)} bytes cannot be read: {error}.") from error

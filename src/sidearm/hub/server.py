@@ -1,0 +1,459 @@
+"""The hub's process: an asyncio loop in which one poller watches everything.
+
+Each wake-up is one round: read what the workers have sent, and append it to the log; send what
+arrived to all subscribers in one pass; then open the streams that were handed over, so that what
+they are told from the history and what they get live meet without a gap and without a duplicate.
+The loop itself has the timers and signals, and will have the brokers, which are asyncio clients.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+
+from ..exceptions import HubError, ProtocolError
+from . import eventstream, opening, platform
+from .config import HubConfig
+from .connection import Connection
+from .fanout import Fanout
+from .listener import Listener
+from .log import Log
+from .messages import (
+    VERSION,
+    Fetch,
+    Fetched,
+    Figures,
+    Handoff,
+    Hello,
+    Lost,
+    Message,
+    Opening,
+    Publish,
+    Refused,
+    Stats,
+    ToHub,
+    Welcome,
+)
+from .subscribers import NotAClient, Subscriber, Subscribers
+
+DESCRIPTOR_RESERVE = 64  # kept free for workers and for the hub itself
+OWN_DESCRIPTORS = 7  # listener, lock, spare, poller, and the loop's three
+SNAPSHOT_LIMIT = 16 << 20  # bytes; beside the events of one message
+WARNING_INTERVAL = 10.0  # seconds between two warnings of one kind
+DISCARD_SIZE = 1 << 16  # bytes
+MAX_CHANNEL_LENGTH = 200  # characters; workers check channels thoroughly
+START_PATIENCE = 10.0  # seconds
+
+logger = logging.getLogger("sidearm.hub")
+
+
+class Server:
+    """A hub.
+
+    Args:
+        config: What it is told at its start.
+        lifeline: A descriptor at whose end the hub stops: the other end is held by a process
+            without which it is of no use.
+    """
+
+    def __init__(self, config: HubConfig, *, lifeline: int | None = None) -> None:
+        self.config = config
+        self._lifeline = lifeline
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._stopping = asyncio.Event()
+
+    def run(self, on_up: Callable[[], None] | None = None) -> None:
+        """Serve until SIGTERM, SIGINT or the end of the lifeline.
+
+        Args:
+            on_up: Called when the socket is served.
+
+        Raises:
+            HubError: The socket cannot be served.
+        """
+        asyncio.run(self._serve(signals=True, on_up=on_up))
+
+    def start_in_thread(self) -> None:
+        """Serve in a thread of this process, without touching its signals; return when it is up.
+
+        Raises:
+            HubError: The socket cannot be served, or it does not come up in time.
+        """
+        up = threading.Event()
+        failures: list[BaseException] = []
+
+        def serve() -> None:
+            try:
+                asyncio.run(self._serve(signals=False, on_up=up.set))
+            except BaseException as error:  # noqa: BLE001  # it belongs to the caller
+                failures.append(error)
+            finally:
+                up.set()
+
+        self._thread = threading.Thread(target=serve, name="sidearm-hub", daemon=True)
+        self._thread.start()
+        if not up.wait(START_PATIENCE):
+            raise HubError(
+                f"The hub on {self.config.socket!r} was not up after {START_PATIENCE:g} seconds.",
+                self.config.socket,
+            )
+        if failures:
+            raise failures[0]
+
+    def stop(self) -> None:
+        """Stop serving; may be called from any thread. Waits for the thread, if there is one."""
+        loop = self._loop
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(self._stopping.set)
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join(START_PATIENCE)
+
+    async def _serve(self, *, signals: bool, on_up: Callable[[], None] | None = None) -> None:
+        loop = self._loop = asyncio.get_running_loop()
+        hub = Hub(self.config)
+        try:
+            loop.add_reader(hub.fileno(), hub.wake)
+            self._beat(loop, hub)
+            if self._lifeline is not None:
+                os.set_blocking(self._lifeline, False)
+                loop.add_reader(self._lifeline, self._feel_lifeline, loop, self._lifeline)
+            for number in (signal.SIGTERM, signal.SIGINT) if signals else ():
+                loop.add_signal_handler(number, self._stopping.set)
+            logger.info("The hub listens on %r (process %d).", self.config.socket, os.getpid())
+            if on_up is not None:
+                on_up()
+            await self._stopping.wait()
+        finally:
+            loop.remove_reader(hub.fileno())
+            hub.close()
+            logger.info("The hub on %r has stopped.", self.config.socket)
+
+    def _beat(self, loop: asyncio.AbstractEventLoop, hub: Hub) -> None:
+        """One timer for the heartbeats of all streams."""
+        if not self.config.heartbeat:
+            return
+
+        def beat() -> None:
+            loop.call_later(self.config.heartbeat, beat)
+            hub.heartbeat()
+
+        loop.call_later(self.config.heartbeat, beat)
+
+    def _feel_lifeline(self, loop: asyncio.AbstractEventLoop, lifeline: int) -> None:
+        try:
+            alive = os.read(lifeline, 1024) != b""
+        except BlockingIOError:
+            alive = True
+        except OSError:
+            alive = False
+        if not alive:
+            loop.remove_reader(lifeline)
+            self._stopping.set()
+
+
+class Hub:
+    """The hub without its loop: whoever has one calls :meth:`wake` when :meth:`fileno` is readable.
+
+    Raises:
+        HubError: The socket cannot be served.
+    """
+
+    def __init__(self, config: HubConfig) -> None:
+        self._config = config
+        self._listener = Listener(config.socket)
+        self._limit = platform.raise_descriptor_limit()
+        # Descriptors are given out from the lowest free one, so a number tells how full it is.
+        self._ceiling = self._limit - min(DESCRIPTOR_RESERVE, self._limit // 4)
+        self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._poller = platform.Poller()
+        self._poller.watch(self._listener.fileno())
+        self._log = Log(config)
+        self._subscribers = Subscribers()
+        self._fanout = Fanout(self._subscribers, self._poller, config.subscriber_buffer)
+        self._connections: dict[int, Connection] = {}
+        self._arriving: list[tuple[Handoff, Subscriber]] = []
+        self._message_limit = 4 * config.max_event_size + SNAPSHOT_LIMIT
+        self._discarded = bytearray(DISCARD_SIZE)
+        self._began = time.monotonic()
+        self._warned: dict[str, float] = {}
+        self._counts = dict.fromkeys(
+            (
+                "opened",
+                "published",
+                "refused_streams",
+                "refused_descriptors",
+                "lost_descriptors",
+                "refused_events",
+                "refused_connections",
+                "gaps",
+            ),
+            0,
+        )
+
+    def fileno(self) -> int:
+        """The descriptor that is readable when there is something to do."""
+        return self._poller.fileno()
+
+    def wake(self) -> None:
+        """Do what there is to do: one round."""
+        for descriptor, readable, writable in self._poller.ready():
+            if descriptor in self._connections:
+                self._serve_connection(self._connections[descriptor], readable, writable)
+            elif descriptor == self._listener.fileno():
+                self._accept()
+            else:
+                self._serve_subscriber(descriptor, readable, writable)
+        self._fanout.flush()
+        self._open_arriving()
+
+    def heartbeat(self) -> None:
+        """Tell every quiet stream that it is alive, and where it would go on from."""
+        self._fanout.flush()
+        place = self._log.clock.text(self._log.mark())
+        self._fanout.heartbeat(eventstream.comment() + eventstream.frame(b"", place))
+
+    def figures(self) -> Figures:
+        """What there is, and what there was so far."""
+        fanout = self._fanout
+        held = len(self._subscribers) + len(self._connections) + OWN_DESCRIPTORS
+        return Figures(
+            epoch=self._log.clock.epoch,
+            pid=os.getpid(),
+            uptime=time.monotonic() - self._began,
+            subscribers=len(self._subscribers),
+            channels=self._subscribers.channel_count,
+            connections=len(self._connections),
+            descriptors=held,
+            descriptor_limit=self._limit,
+            history_events=len(self._log),
+            history_bytes=self._log.size,
+            pending_bytes=self._subscribers.waiting_bytes,
+            delivered=fanout.delivered,
+            sends=fanout.sends,
+            disconnected_slow=fanout.disconnected_slow,
+            **self._counts,
+        )
+
+    def close(self) -> None:
+        """Take what has already arrived, then end everything."""
+        self.wake()
+        self._listener.close()
+        for connection in list(self._connections.values()):
+            self._drop_connection(connection)
+        for subscriber in self._subscribers.all():
+            self._fanout.close(subscriber)
+        self._poller.close()
+        os.close(self._spare)
+
+    # Workers
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                accepted = self._listener.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno not in (errno.EMFILE, errno.ENFILE):
+                    raise
+                self._turn_away()
+                continue
+            uid = platform.peer_uid(accepted)
+            if uid not in (None, 0, platform.effective_uid()):
+                self._counts["refused_connections"] += 1
+                self._warn("user", "A connection of user %d was refused.", uid)
+                accepted.close()
+                continue
+            connection = Connection(accepted, self._message_limit)
+            self._connections[connection.fileno()] = connection
+            self._poller.watch(connection.fileno())
+
+    def _turn_away(self) -> None:
+        """Accept and close a connection where no descriptor is left, lest the loop spin on it."""
+        self._counts["refused_connections"] += 1
+        self._warn(
+            "accept", "A worker was turned away: all %d descriptors are in use.", self._limit
+        )
+        os.close(self._spare)
+        try:
+            self._listener.accept().close()
+        except OSError as error:
+            logger.debug("It had gone already: %s", error)
+        self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+
+    def _serve_connection(
+        self,
+        connection: Connection,
+        readable: bool,  # noqa: FBT001
+        writable: bool,  # noqa: FBT001
+    ) -> None:
+        try:
+            if writable and connection.write():
+                self._poller.watch_writing(connection.fileno(), wanted=False)
+            if readable:
+                for message, descriptor in connection.read():
+                    self._take(connection, message, descriptor)
+        except EOFError:
+            self._drop_connection(connection)
+        except ProtocolError as error:
+            self._refuse(connection, str(error))
+        except Exception as error:
+            logger.exception("A worker's message could not be handled.")
+            self._refuse(connection, f"The hub failed: {error!r}.")
+        if connection.lost_descriptors:
+            self._counts["lost_descriptors"] += connection.lost_descriptors
+            connection.lost_descriptors = 0
+            self._warn("lost", "A stream was lost: all %d descriptors are in use.", self._limit)
+
+    def _refuse(self, connection: Connection, reason: str) -> None:
+        self._counts["refused_connections"] += 1
+        logger.warning("A connection (%s) was closed: %s", connection.role or "stranger", reason)
+        try:
+            connection.answer(Refused(reason))
+        except (ProtocolError, OSError) as error:
+            logger.debug("It could not be told: %s", error)
+        self._drop_connection(connection)
+
+    def _drop_connection(self, connection: Connection) -> None:
+        self._poller.forget(connection.fileno())
+        del self._connections[connection.fileno()]
+        connection.close()
+
+    def _answer(self, connection: Connection, message: Message) -> None:
+        if not connection.answer(message):
+            self._poller.watch_writing(connection.fileno(), wanted=True)
+
+    def _take(self, connection: Connection, message: ToHub, descriptor: int | None) -> None:
+        match message:
+            case Publish():
+                self._publish(message)
+            case Handoff():
+                self._receive(message, descriptor)
+            case Fetch():
+                self._answer(connection, Fetched(self._fetch(message)))
+            case Stats():
+                self._answer(connection, self.figures())
+            case Lost():
+                self._lose(message.channels)
+            case Hello():
+                self._answer(connection, self._welcome())
+
+    def _welcome(self) -> Welcome:
+        clock = self._log.clock
+        return Welcome(VERSION, clock.epoch, clock.offset, self._config.max_event_size, os.getpid())
+
+    def _publish(self, message: Publish) -> None:
+        for channel, body, keep in message.events:
+            if not self._is_sound(channel, body):
+                continue
+            self._counts["published"] += 1
+            self._fanout.queue(channel, self._log.append(channel, body, keep))
+
+    def _is_sound(self, channel: str, body: bytes) -> bool:
+        """Refuse what a worker of ours would not have sent, and what would end another's frame."""
+        limit = self._config.max_event_size
+        if len(body) <= limit and body.endswith(b"\n") and 0 < len(channel) <= MAX_CHANNEL_LENGTH:
+            return True
+        self._counts["refused_events"] += 1
+        self._warn(
+            "event",
+            "An event of %d bytes for channel %.200r was refused: SIDEARM_MAX_EVENT_SIZE is %d.",
+            len(body),
+            channel,
+            limit,
+        )
+        return False
+
+    def _lose(self, channels: tuple[str, ...]) -> None:
+        """A worker gave events up: say so to those who listen, and to those who resume."""
+        place = self._log.clock.text(self._log.lose(channels))
+        self._counts["gaps"] += self._fanout.queue_once(channels, opening.gap("lost", place))
+
+    def _fetch(self, message: Fetch) -> bytes:
+        return b"".join(self._count_gap(opening.all_due(self._log, message)))
+
+    # Subscribers
+
+    def _receive(self, message: Handoff, descriptor: int | None) -> None:
+        """Take a client's socket; its stream is opened at the end of the round."""
+        if descriptor is None:
+            return
+        try:
+            subscriber = Subscriber.adopt(descriptor)
+        except NotAClient as error:
+            self._counts["refused_descriptors"] += 1
+            self._warn("descriptor", "A descriptor was refused: %s", error)
+            return
+        self._arriving.append((message, subscriber))
+
+    def _open_arriving(self) -> None:
+        arriving = self._arriving
+        if not arriving:
+            return
+        self._arriving = []
+        probe = not self._config.heartbeat
+        for message, subscriber in arriving:
+            if subscriber.fileno() >= self._ceiling:
+                self._refuse_stream(subscriber, message)
+                continue
+            if subscriber.family != platform.AF_UNIX:
+                platform.tune_client(subscriber, self._config.peer_timeout, probe=probe)
+            self._counts["opened"] += 1
+            parts = self._count_gap(opening.begin(self._log, message))
+            self._fanout.open(subscriber, message.channels, parts)
+
+    def _refuse_stream(self, subscriber: Subscriber, message: Opening) -> None:
+        """End a stream at once: after 200, its ``retry:`` and the end, a client comes back."""
+        self._counts["refused_streams"] += 1
+        self._warn("full", "A stream was refused: only %d descriptors are left.", self._reserve)
+        if message.retry is not None:
+            try:
+                subscriber.send(eventstream.retry_field(message.retry), platform.DONTWAIT)
+            except OSError as error:
+                logger.debug("The client had gone already: %s", error)
+        subscriber.hang_up()
+
+    @property
+    def _reserve(self) -> int:
+        return self._limit - self._ceiling
+
+    def _count_gap(self, start: opening.Start) -> list[bytes]:
+        self._counts["gaps"] += start.gap is not None
+        return start.parts
+
+    def _serve_subscriber(
+        self,
+        descriptor: int,
+        readable: bool,  # noqa: FBT001
+        writable: bool,  # noqa: FBT001
+    ) -> None:
+        subscriber = self._subscribers.get(descriptor)
+        if subscriber is None:
+            return
+        if readable and not self._discard(subscriber):
+            self._fanout.close(subscriber)
+        elif writable:
+            self._fanout.resume(subscriber)
+
+    def _discard(self, subscriber: Subscriber) -> bool:
+        """Throw away what a client sends after its request; False when it has hung up."""
+        try:
+            return subscriber.recv_into(self._discarded, 0, platform.DONTWAIT) > 0
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+
+    def _warn(self, kind: str, text: str, *values: object) -> None:
+        """Log a warning, unless one of its kind was just logged: the figures count them all."""
+        now = time.monotonic()
+        if now - self._warned.get(kind, -WARNING_INTERVAL) >= WARNING_INTERVAL:
+            self._warned[kind] = now
+            logger.warning(text, *values)

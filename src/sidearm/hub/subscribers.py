@@ -1,0 +1,220 @@
+"""The streams that the hub holds, and who listens to which channels.
+
+A subscriber *is* its socket: the C type with two more slots, because ten thousand of them wait in
+memory. All that listen to the same set of channels form one group, so that a wake-up's frames are
+put together once for all of them, in the log's order.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from _socket import socket as RawSocket  # noqa: N812
+from collections import deque
+
+from . import platform
+
+FAMILIES = (socket.AF_INET, socket.AF_INET6, platform.AF_UNIX)
+JOIN_SIZE = 1 << 16  # bytes; frames are joined up to here, so that a private copy stays small
+
+
+class NotAClient(ValueError):
+    """A descriptor that is no client's connection."""
+
+
+class Outbox:
+    """What one subscriber's kernel buffer did not take.
+
+    The parts are shared with other subscribers and with the history; at most one is a private copy.
+
+    Attributes:
+        size: Bytes that wait.
+        exempt: How many of them belong to the beginning of the stream, which may be longer than
+            the limit for live events.
+    """
+
+    __slots__ = ("_parts", "exempt", "size")
+
+    def __init__(self, parts: list[bytes] | list[memoryview], *, exempt: bool) -> None:
+        self._parts: deque[bytes | memoryview] = deque(parts)
+        self.size = sum(map(len, parts))
+        self.exempt = self.size if exempt else 0
+
+    @property
+    def live(self) -> int:
+        """Bytes of live events that wait."""
+        return self.size - self.exempt
+
+    def add(self, data: bytes) -> None:
+        """Let more wait."""
+        self._parts.append(data)
+        self.size += len(data)
+
+    def send(self, client: RawSocket) -> int:
+        """Send until nothing waits or the kernel takes no more; how many calls that took.
+
+        Raises:
+            OSError: The client is gone.
+        """
+        calls = 0
+        while self._parts:
+            data = self._take()
+            calls += 1
+            try:
+                sent = client.send(data, platform.DONTWAIT)
+            except BlockingIOError:
+                sent = 0
+            self.size -= sent
+            self.exempt = max(0, self.exempt - sent)
+            if sent < len(data):
+                self._parts.appendleft(memoryview(data)[sent:])
+                break
+        return calls
+
+    def _take(self) -> bytes | memoryview:
+        """The next part, joined with those behind it while they are small."""
+        parts = self._parts
+        first = parts.popleft()
+        size = len(first)
+        joined = [first]
+        while parts and size + len(parts[0]) <= JOIN_SIZE:
+            size += len(parts[0])
+            joined.append(parts.popleft())
+        return first if len(joined) == 1 else b"".join(joined)
+
+
+class Subscriber(RawSocket):
+    """A client's connection.
+
+    Attributes:
+        group: Who listens to the same channels.
+        outbox: What waits because the client reads slowly, or None.
+    """
+
+    __slots__ = ("group", "outbox")
+
+    group: Group
+    outbox: Outbox | None
+
+    @classmethod
+    def adopt(cls, descriptor: int) -> Subscriber:
+        """Make a subscriber of a descriptor that a worker sent, and own it.
+
+        Raises:
+            NotAClient: It is something else, which is closed.
+        """
+        try:
+            subscriber = cls(fileno=descriptor)  # asks for family and type
+        except OSError as error:
+            os.close(descriptor)
+            raise NotAClient(f"It is no socket ({error.strerror}).") from error
+        flaw = subscriber.find_flaw()
+        if flaw is not None:
+            # Not shut down: whoever sent it may go on using it.
+            subscriber.close()
+            raise NotAClient(flaw)
+        subscriber.outbox = None
+        return subscriber
+
+    def find_flaw(self) -> str | None:
+        """Why this is no client's connection, or None."""
+        if self.family not in FAMILIES or self.type != socket.SOCK_STREAM:
+            return f"Its family is {self.family} and its type {self.type}."
+        try:
+            listening = self.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        except OSError as error:
+            return f"Its state cannot be read ({error.strerror})."
+        return "It listens for connections." if listening else None
+
+    def hang_up(self) -> None:
+        """End the connection, also where another process holds a copy of the descriptor."""
+        try:
+            self.shutdown(socket.SHUT_RDWR)
+        except OSError:  # ENOTCONN: the client was faster
+            pass
+        finally:
+            self.close()
+
+
+class Group:
+    """The subscribers of one set of channels.
+
+    Attributes:
+        channels: Their names, sorted.
+        members: The subscribers.
+        frames: What arrived for them since the last pass of sends.
+    """
+
+    __slots__ = ("channels", "frames", "members")
+
+    def __init__(self, channels: tuple[str, ...]) -> None:
+        self.channels = channels
+        self.members: set[Subscriber] = set()
+        self.frames: list[bytes] = []
+
+
+class Subscribers:
+    """All subscribers, by descriptor and by channel."""
+
+    __slots__ = ("_by_channel", "_by_descriptor", "_groups")
+
+    def __init__(self) -> None:
+        self._by_descriptor: dict[int, Subscriber] = {}
+        self._by_channel: dict[str, set[Group]] = {}
+        self._groups: dict[tuple[str, ...], Group] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_descriptor)
+
+    @property
+    def channel_count(self) -> int:
+        """Channels that somebody listens to."""
+        return len(self._by_channel)
+
+    @property
+    def waiting_bytes(self) -> int:
+        """What waits for slow subscribers, each counted for itself."""
+        outboxes = (subscriber.outbox for subscriber in self._by_descriptor.values())
+        return sum(outbox.size for outbox in outboxes if outbox is not None)
+
+    def get(self, descriptor: int) -> Subscriber | None:
+        """The subscriber with this descriptor."""
+        return self._by_descriptor.get(descriptor)
+
+    def all(self) -> list[Subscriber]:
+        """Every subscriber."""
+        return list(self._by_descriptor.values())
+
+    def groups(self) -> list[Group]:
+        """Every group; none is empty."""
+        return list(self._groups.values())
+
+    def groups_of(self, channel: str) -> set[Group] | tuple[()]:
+        """The groups that listen to a channel."""
+        return self._by_channel.get(channel, ())
+
+    def add(self, subscriber: Subscriber, channels: tuple[str, ...]) -> None:
+        """Take in a subscriber."""
+        key = tuple(sorted(set(channels)))
+        group = self._groups.get(key)
+        if group is None:
+            group = self._groups[key] = Group(key)
+            for channel in key:
+                self._by_channel.setdefault(channel, set()).add(group)
+        group.members.add(subscriber)
+        subscriber.group = group
+        self._by_descriptor[subscriber.fileno()] = subscriber
+
+    def remove(self, subscriber: Subscriber) -> None:
+        """Let go of a subscriber, whose socket is still open."""
+        del self._by_descriptor[subscriber.fileno()]
+        group = subscriber.group
+        group.members.discard(subscriber)
+        if group.members:
+            return
+        del self._groups[group.channels]
+        for channel in group.channels:
+            groups = self._by_channel[channel]
+            groups.discard(group)
+            if not groups:
+                del self._by_channel[channel]

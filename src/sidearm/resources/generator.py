@@ -1,0 +1,102 @@
+"""Any generator function ``claim -> yield -> release`` as a resource."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Generator
+from typing import Any
+
+from ..tasks.claims import Claim, CommitMode, Resource
+
+_END = object()
+
+
+class GeneratorResource(Resource):
+    """A resource that a generator function claims, yields and releases.
+
+    Args:
+        function: A generator function without arguments that yields once.
+        commit: ``"task"`` or ``"explicit"``.
+
+    Raises:
+        TypeError: The function is no such generator function.
+    """
+
+    def __init__(self, function: Callable[[], Generator[Any]], commit: CommitMode = "task") -> None:
+        name = getattr(function, "__name__", repr(function))
+        if not inspect.isgeneratorfunction(function):
+            raise TypeError(
+                f"@arm.resource was given {name}, which is no generator function. Write it as:"
+                " claim, 'yield' what was claimed, and release after the yield, in 'finally:'."
+            )
+        wanted = [
+            parameter.name
+            for parameter in inspect.signature(function).parameters.values()
+            if parameter.default is parameter.empty
+            and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
+        ]
+        if wanted:
+            raise TypeError(
+                f"@arm.resource was given {name}, which wants the arguments {', '.join(wanted)}."
+                " A resource is one thing for each task: read what it needs from"
+                " current_app.config, or declare one resource for each."
+            )
+        super().__init__(name, commit)
+        self._function = function
+
+    def claim(self) -> Claim:
+        """Run the function up to its ``yield``."""
+        generator = self._function()
+        value = next(generator, _END)
+        if value is _END:
+            raise RuntimeError(f"The resource {self.name} ended without a 'yield'.")
+        watched = _watched(self, value, generator)
+        return watched if watched is not None else GeneratorClaim(self, value, generator)
+
+
+class GeneratorClaim(Claim):
+    """What a generator yielded, settled by its own ``commit()`` and ``rollback()`` if it has them."""
+
+    __slots__ = ("_generator",)
+
+    def __init__(self, resource: Resource, value: Any, generator: Generator[Any]) -> None:
+        super().__init__(resource, value)
+        self._generator = generator
+
+    def commit(self) -> None:
+        commit = getattr(self.value, "commit", None)
+        if commit is not None:
+            commit()
+
+    def rollback(self) -> None:
+        rollback = getattr(self.value, "rollback", None)
+        if rollback is not None:
+            rollback()
+
+    def release(self) -> None:
+        finish(self._generator, self.resource.name)
+
+
+def finish(generator: Generator[Any], name: str) -> None:
+    """Run the rest of a resource's generator, which has to end now.
+
+    Raises:
+        RuntimeError: It yields a second time.
+    """
+    if next(generator, _END) is not _END:
+        generator.close()
+        raise RuntimeError(f"The resource {name} has a second 'yield'. A resource yields once.")
+
+
+def _watched(resource: Resource, value: Any, generator: Generator[Any]) -> Claim | None:
+    """A claim that follows commits by hand, if the value is of a kind that tells of them."""
+    orm = sys.modules.get("sqlalchemy.orm")
+    if orm is not None and isinstance(value, orm.Session):
+        from .sqlalchemy import SessionClaim
+
+        return SessionClaim(resource, value, lambda: finish(generator, resource.name))
+    sqlite = sys.modules.get("sidearm.resources.sqlite")
+    if sqlite is not None and isinstance(value, sqlite.Connection):
+        return sqlite.SQLiteClaim(resource, value, lambda: finish(generator, resource.name))
+    return None

@@ -1,0 +1,358 @@
+"""SQLAlchemy's session, scoped sessions and Flask-SQLAlchemy; commits by hand are followed.
+
+SQLAlchemy's events tell everything that contract T13 needs: when a session begins a root
+transaction (``after_transaction_create``), how it ends (``after_commit`` and
+``after_soft_rollback``, then ``after_transaction_end``), and whether it wrote
+(``transient_to_pending``, ``after_flush``, and the cursor's own statements, because bulk
+methods and Core statements pass by the first two).
+
+The listeners are registered once, on classes, and find their claim in ``session.info`` and
+``connection.info``: a listener for each session would cost more than the session.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+from sqlalchemy.orm import Session, scoped_session, sessionmaker
+
+from ..tasks.claims import Claim, CommitMode, Resource, Transaction
+from ..tasks.context import find_task, state_of
+from ..tasks.task import OPEN, Round
+
+_CLAIM = "sidearm_claim"
+_RESOURCE: weakref.WeakKeyDictionary[type[Session], ScopedSession] = weakref.WeakKeyDictionary()
+_READS = frozenset(
+    [
+        "select",
+        "show",
+        "pragma",
+        "explain",
+        "values",
+        "table",
+        "describe",
+        "set",
+        "savepoint",
+        "release",
+        "rollback",
+    ]
+)
+_engines: weakref.WeakSet[Engine] = weakref.WeakSet()
+_listening = False
+
+
+class SessionMaker(Resource):
+    """A ``sessionmaker``: ``get_session = arm.use(SessionLocal)``, then ``get_session()``.
+
+    Args:
+        factory: The ``sessionmaker``; each task gets a session of its own from it.
+        commit: ``"task"`` or ``"explicit"``.
+    """
+
+    def __init__(self, factory: sessionmaker[Any], commit: CommitMode = "task") -> None:
+        super().__init__("session", commit)
+        self._factory = factory
+
+    def claim(self) -> Claim:
+        """Make a session."""
+        session = self._factory()
+        return SessionClaim(self, session, session.close)
+
+
+class ScopedSession(Resource):
+    """A ``scoped_session`` that the application uses directly, such as Flask-SQLAlchemy's.
+
+    Its sessions are found when they begin a transaction; nobody has to call anything.
+
+    Args:
+        registry: The ``scoped_session``.
+        name: Shown in records and errors.
+        commit: ``"task"`` or ``"explicit"``.
+        removes: Whether Sidearm removes the session with the task. Flask-SQLAlchemy does that
+            itself, and may keep one for a test's fixture.
+    """
+
+    joins: ClassVar[bool] = True
+
+    def __init__(
+        self, registry: scoped_session[Any], name: str, commit: CommitMode, *, removes: bool
+    ) -> None:
+        super().__init__(name, commit)
+        self.registry = registry
+        self._removes = removes
+        _listen()
+        _RESOURCE[_session_class(registry)] = self
+
+    def claim(self) -> Claim:
+        """Claim the session of the current scope."""
+        return self._claim(self.registry())
+
+    def join(self, round: Round) -> None:
+        """Claim a session that an outer context opened and this round's code has used."""
+        if self in round.claims or not self.registry.registry.has():
+            return
+        session = self.registry.registry()
+        if session.in_transaction():
+            round.use(self._claim(session))
+
+    def suspend(self) -> Callable[[], None] | None:
+        """Give an inner task a session of its own, where the scope is the thread's."""
+        registry = self.registry.registry
+        if not self._removes or not registry.has():
+            return None
+        session = registry()
+        registry.clear()
+
+        def resume() -> None:
+            registry.set(session)
+
+        return resume
+
+    def began(self, session: Session) -> None:
+        """Claim a session that has begun a transaction, for the task that is running."""
+        task = find_task(create=True)
+        if task is None or self not in state_of(task.app).joining:
+            return
+        round_ = task.round
+        if round_.state is not OPEN:
+            if self.commit == "task" and task.streaming:
+                task.claim(self)  # raises, and says why
+            return
+        if self not in round_.claims:
+            known = _claim_of(session)
+            if known is None or known.round is None:
+                known = self._claim(session)
+            round_.use(known)
+
+    def _claim(self, session: Session) -> SessionClaim:
+        return SessionClaim(self, session, self._remove if self._removes else _nothing)
+
+    def _remove(self) -> None:
+        self.registry.remove()
+
+
+class SessionClaim(Claim):
+    """A claimed session."""
+
+    tells: ClassVar[bool] = True
+    __slots__ = ("_connections", "_current", "_ending", "_outer", "_release")
+
+    def __init__(self, resource: Resource, session: Session, release: Callable[[], Any]) -> None:
+        super().__init__(resource, session)
+        self._release = release
+        self._ending = "close"
+        self._connections: list[dict[Any, Any]] = []
+        _listen()
+        # A session can have been claimed before, by the task of a test's fixture: Flask 3.1 lends
+        # requests its context. Until this claim is released, the session tells this one.
+        self._outer = _claim_of(session)
+        session.info[_CLAIM] = self
+        self._current: Transaction | None = None
+        self._look_again()
+
+    def _look_again(self) -> None:
+        self._current = None
+        if self.value.in_transaction():
+            self._current = Transaction(self, wrote=_pending(self.value))
+
+    def transaction(self) -> Transaction | None:
+        return self._current
+
+    def unsaved(self) -> bool:
+        current = self._current
+        return current is not None and (current.wrote or _pending(self.value))
+
+    def commit(self) -> None:
+        self.value.commit()
+
+    def rollback(self) -> None:
+        if self.value.in_transaction():
+            self.value.rollback()
+
+    def release(self) -> None:
+        if self._outer is not None and self._outer.round is not None:
+            self.value.info[_CLAIM] = self._outer
+            self._outer._look_again()
+        else:
+            self.value.info.pop(_CLAIM, None)
+        self._release()
+
+    # What the session's events tell.
+
+    def root_began(self) -> None:
+        """The session began a transaction that is no savepoint."""
+        self._ending = "close"
+        self._current = Transaction(self)
+
+    def root_ending(self, how: str) -> None:
+        """It is about to end by ``commit`` or ``rollback``."""
+        self._ending = how
+
+    def root_ended(self) -> None:
+        """It ended."""
+        for info in self._connections:
+            info.pop(_CLAIM, None)
+        self._connections.clear()
+        transaction, self._current = self._current, None
+        if transaction is not None and self.round is not None:
+            self.round.transaction_ended(transaction, self._ending)
+
+    def connected(self, info: dict[Any, Any]) -> None:
+        """The transaction reached a connection: its statements will tell what they write."""
+        info[_CLAIM] = self
+        self._connections.append(info)
+
+    def wrote(self) -> None:
+        """Something was written, or is about to be."""
+        if self._current is not None:
+            self._current.wrote = True
+
+
+def _nothing() -> None:
+    """Flask-SQLAlchemy removes its sessions itself."""
+
+
+def _pending(session: Session) -> bool:
+    """Whether changes wait for a flush."""
+    return bool(session.new or session.deleted or session.dirty)
+
+
+def _session_class(registry: scoped_session[Any]) -> type[Session]:
+    factory = registry.session_factory
+    class_ = getattr(factory, "class_", None)
+    if not (isinstance(class_, type) and issubclass(class_, Session)):
+        raise TypeError(
+            f"arm.use() was given a scoped_session around {factory!r}, which is no sessionmaker."
+            " Write scoped_session(sessionmaker(engine))."
+        )
+    return class_
+
+
+def _claim_of(session: Session) -> SessionClaim | None:
+    claim: SessionClaim | None = session.info.get(_CLAIM)
+    return claim
+
+
+def _listen() -> None:
+    """Register the listeners, once in a process and not before they are needed."""
+    global _listening
+    if _listening:
+        return
+    _listening = True
+    event.listen(Session, "after_transaction_create", _after_transaction_create)
+    event.listen(Session, "after_begin", _after_begin)
+    event.listen(Session, "after_commit", _after_commit)
+    event.listen(Session, "after_soft_rollback", _after_soft_rollback)
+    event.listen(Session, "after_transaction_end", _after_transaction_end)
+    event.listen(Session, "after_flush", _after_flush)
+    event.listen(Session, "transient_to_pending", _transient_to_pending)
+
+
+def _after_transaction_create(session: Session, transaction: Any) -> None:
+    if transaction.parent is not None:
+        return
+    claim = _claim_of(session)
+    if claim is not None:
+        claim.root_began()
+    resource = _RESOURCE.get(type(session))
+    if resource is not None:
+        resource.began(session)
+        claim = _claim_of(session)
+        if claim is not None and claim.transaction() is None:
+            claim.root_began()
+    elif claim is not None:
+        _use_in_callback(claim)
+
+
+def _use_in_callback(claim: SessionClaim) -> None:
+    """A callback that works on its task's session gets it into its own round."""
+    task = find_task(create=False)
+    if task is not None and task.round.parent is not None and task.round.state is OPEN:
+        task.round.claim(claim.resource)
+
+
+def _after_begin(session: Session, transaction: Any, connection: Any) -> None:
+    claim = _claim_of(session)
+    if claim is None:
+        return
+    claim.connected(connection.info)
+    engine = connection.engine
+    if engine not in _engines:
+        _engines.add(engine)
+        event.listen(engine, "after_cursor_execute", _after_cursor_execute)
+
+
+def _after_cursor_execute(
+    connection: Any, cursor: Any, statement: str, parameters: Any, context: Any, many: bool
+) -> None:
+    claim: SessionClaim | None = connection.info.get(_CLAIM)
+    if claim is None:
+        return
+    if context.is_crud or not _only_reads(statement):
+        claim.wrote()
+
+
+def _only_reads(statement: str) -> bool:
+    """Whether a statement that SQLAlchemy has not compiled (``text()``) changes nothing."""
+    words = statement.lower().split(None, 1)
+    if not words:
+        return True
+    first = words[0].lstrip("(")
+    if first == "with":
+        return not any(word in statement.lower() for word in ("insert", "update", "delete"))
+    return first in _READS
+
+
+def _after_commit(session: Session) -> None:
+    claim = _claim_of(session)
+    if claim is not None and not session.in_nested_transaction():
+        claim.root_ending("commit")
+
+
+def _after_soft_rollback(session: Session, previous_transaction: Any) -> None:
+    claim = _claim_of(session)
+    if claim is not None and previous_transaction.parent is None:
+        claim.root_ending("rollback")
+
+
+def _after_transaction_end(session: Session, transaction: Any) -> None:
+    if transaction.parent is None:
+        claim = _claim_of(session)
+        if claim is not None:
+            claim.root_ended()
+
+
+def _after_flush(session: Session, flush_context: Any) -> None:
+    claim = _claim_of(session)
+    if claim is not None:
+        claim.wrote()
+
+
+def _transient_to_pending(session: Session, instance: Any) -> None:
+    claim = _claim_of(session)
+    if claim is not None:
+        claim.wrote()
+
+
+def resource_for(thing: Any, commit: CommitMode | None) -> Resource | None:
+    """The resource for a Flask-SQLAlchemy object, a session factory or a scoped session.
+
+    Args:
+        thing: What was given to ``arm.use``.
+        commit: Who commits, or ``None`` for the default of its kind.
+
+    Returns:
+        The resource, or ``None`` if it is nothing of SQLAlchemy's that is known.
+    """
+    if isinstance(thing, sessionmaker):
+        return SessionMaker(thing, commit or "task")
+    if isinstance(thing, scoped_session):
+        return ScopedSession(thing, "session", commit or "task", removes=True)
+    session = getattr(thing, "session", None)
+    if hasattr(thing, "init_app") and isinstance(session, scoped_session):
+        return ScopedSession(session, "db.session", commit or "explicit", removes=False)
+    return None

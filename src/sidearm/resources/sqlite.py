@@ -1,0 +1,122 @@
+"""sqlite3 connections, one for each task, whose commits by hand are followed."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from ..tasks.claims import Claim, CommitMode, Resource, Transaction
+
+
+class Connection(sqlite3.Connection):
+    """A ``sqlite3.Connection`` that tells its claim when a transaction ends by hand."""
+
+    sidearm_claim: SQLiteClaim | None = None
+
+    def commit(self) -> None:
+        """Commit the open transaction."""
+        super().commit()
+        self._tell("commit")
+
+    def rollback(self) -> None:
+        """Roll the open transaction back."""
+        super().rollback()
+        self._tell("rollback")
+
+    def __exit__(self, exc_type: Any, exc: Any, traceback: Any) -> Any:
+        # The C implementation commits without calling the methods above.
+        result = super().__exit__(exc_type, exc, traceback)
+        self._tell("commit" if exc_type is None else "rollback")
+        return result
+
+    def _tell(self, how: str) -> None:
+        if self.sidearm_claim is not None:
+            self.sidearm_claim.ended(how)
+
+
+class SQLite(Resource):
+    """A SQLite database: ``get_db = arm.use(SQLite("shop.db"))``, then ``get_db()`` in a task.
+
+    Args:
+        database: The path, as for ``sqlite3.connect``, or a function that returns it (called in
+            the task, so that it may read ``current_app.config``).
+        commit: ``"task"`` or ``"explicit"``.
+        timeout: Seconds to wait for another writer's lock.
+        setup: Called with each new connection, for pragmas and functions.
+        options: Further arguments of ``sqlite3.connect``.
+    """
+
+    def __init__(
+        self,
+        database: str | os.PathLike[str] | Callable[[], str | os.PathLike[str]],
+        *,
+        commit: CommitMode = "task",
+        timeout: float = 5.0,
+        setup: Callable[[sqlite3.Connection], Any] | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__("sqlite3", commit)
+        self._database = database
+        self._timeout = timeout
+        self._setup = setup
+        self._options = options
+
+    def claim(self) -> Claim:
+        """Open a connection."""
+        database = self._database
+        path = database() if callable(database) else database
+        connection = sqlite3.connect(
+            path, timeout=self._timeout, factory=Connection, **self._options
+        )
+        try:
+            if self._setup is not None:
+                self._setup(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return SQLiteClaim(self, connection, connection.close)
+
+
+class SQLiteClaim(Claim):
+    """A claimed connection; ``in_transaction`` tells whether something was written."""
+
+    tells: ClassVar[bool] = True
+    __slots__ = ("_current", "_release")
+
+    def __init__(
+        self, resource: Resource, connection: Connection, release: Callable[[], None]
+    ) -> None:
+        super().__init__(resource, connection)
+        self._release = release
+        self._current: Transaction | None = None
+        connection.sidearm_claim = self
+
+    def transaction(self) -> Transaction | None:
+        # SQLite begins a transaction with the first statement that writes, or by a plain BEGIN.
+        if self._current is None and self._is_open():
+            self._current = Transaction(self, wrote=True)
+        return self._current
+
+    def _is_open(self) -> bool:
+        try:
+            return bool(self.value.in_transaction)
+        except sqlite3.ProgrammingError:  # closed by hand
+            return False
+
+    def ended(self, how: str) -> None:
+        """Take note that the application committed or rolled back."""
+        transaction, self._current = self._current, None
+        if transaction is not None and self.round is not None:
+            self.round.transaction_ended(transaction, how)
+
+    def commit(self) -> None:
+        self.value.commit()
+
+    def rollback(self) -> None:
+        self.value.rollback()
+
+    def release(self) -> None:
+        self.value.sidearm_claim = None
+        self._release()

@@ -1,0 +1,167 @@
+"""Every ``SIDEARM_*`` setting: key, type, unit, default, meaning; checked at start-up."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from .exceptions import SettingError
+
+PREFIX = "SIDEARM_"
+MIB = 1 << 20  # bytes
+
+Check = Callable[[str, Any], Any]
+
+
+def _seconds(minimum: float) -> Check:
+    def check(key: str, value: Any) -> float:
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, (int, float))
+            or not math.isfinite(value)
+        ):
+            raise SettingError(key, value, "Give seconds as a number, such as 15.")
+        if value < minimum:
+            raise SettingError(key, value, f"Give at least {minimum:g} seconds.")
+        return float(value)
+
+    return check
+
+
+def _whole(minimum: int, unit: str) -> Check:
+    def check(key: str, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise SettingError(key, value, f"Give a whole number of {unit}.")
+        if value < minimum:
+            raise SettingError(key, value, f"Give at least {minimum} {unit}.")
+        return value
+
+    return check
+
+
+def _boolean(key: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise SettingError(key, value, "Give True or False.")
+    return value
+
+
+def _path(key: str, value: Any) -> str | None:
+    if value is None or (isinstance(value, str) and value and "\0" not in value):
+        return value
+    raise SettingError(key, value, "Give the path of a Unix socket, such as '/run/shop/hub.sock'.")
+
+
+def _one_of(*choices: str) -> Check:
+    def check(key: str, value: Any) -> str:
+        if value not in choices:
+            raise SettingError(key, value, f"Give one of {', '.join(map(repr, choices))}.")
+        return str(value)
+
+    return check
+
+
+def _statuses(key: str, value: Any) -> Container[int]:
+    advice = "Give HTTP status codes, such as range(400, 600) or [409, 500]."
+    if isinstance(value, range):
+        return value
+    if not isinstance(value, (list, tuple, set, frozenset)):
+        raise SettingError(key, value, advice)
+    if not all(isinstance(status, int) and 100 <= status <= 599 for status in value):
+        raise SettingError(key, value, advice)
+    return frozenset(value)
+
+
+def _setting(default: Any, check: Check, unit: str, meaning: str) -> Any:
+    return field(default=default, metadata={"check": check, "unit": unit, "meaning": meaning})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """The settings of one application, read from ``app.config`` by :meth:`from_config`."""
+
+    socket: str | None = _setting(
+        None, _path, "path", "The hub's Unix socket. Without it: a private folder of this user's."
+    )
+    hub: str = _setting(
+        "auto",
+        _one_of("auto", "socket", "memory"),
+        "",
+        "Where events go: 'socket' to a hub process; 'memory' to a log in this process, for tests;"
+        " 'auto' takes 'memory' while app.testing is set, starts a hub in the process under"
+        " 'flask run', and else expects one on the socket.",
+    )
+    handoff: bool = _setting(
+        True, _boolean, "", "Hand the sockets of streams to the hub. Off: streams are polled."
+    )
+    heartbeat: float = _setting(
+        15.0, _seconds(0), "seconds", "A comment is sent to each quiet stream this often. 0: never."
+    )
+    peer_timeout: float = _setting(
+        30.0, _seconds(1), "seconds", "A client that acknowledges nothing for so long is gone."
+    )
+    retry: float = _setting(
+        1.0, _seconds(0.01), "seconds", "The shortest wait before a browser reconnects."
+    )
+    retry_spread: float = _setting(
+        3.0, _seconds(0), "seconds", "Each stream's wait is longer by a random part of this."
+    )
+    max_event_size: int = _setting(
+        MIB, _whole(1, "bytes"), "bytes", "An event whose frame is larger is refused."
+    )
+    subscriber_buffer: int = _setting(
+        MIB,
+        _whole(1, "bytes"),
+        "bytes",
+        "A client that reads so slowly that more than this waits for it is disconnected, and"
+        " resumes by its id.",
+    )
+    history_count: int = _setting(
+        1000, _whole(0, "events"), "events", "Events kept for resuming, for each channel."
+    )
+    history_age: float = _setting(
+        300.0, _seconds(0), "seconds", "Events are kept for resuming for so long."
+    )
+    history_bytes: int = _setting(
+        16 * MIB, _whole(0, "bytes"), "bytes", "Bytes kept for resuming, in all channels together."
+    )
+    pending_count: int = _setting(
+        10_000, _whole(0, "events"), "events", "Events that wait in a worker while the hub is away."
+    )
+    pending_bytes: int = _setting(
+        16 * MIB, _whole(0, "bytes"), "bytes", "Bytes that wait in a worker while the hub is away."
+    )
+    pending_age: float = _setting(
+        30.0, _seconds(0), "seconds", "Waiting events that are older are dropped, with a log line."
+    )
+    fail_statuses: Container[int] = _setting(
+        range(400, 600), _statuses, "statuses", "Responses with these statuses fail their task."
+    )
+    record_count: int = _setting(
+        200, _whole(0, "records"), "records", "Records of settled rounds kept in each process."
+    )
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Settings:
+        """Read and check all ``SIDEARM_*`` keys of an application's configuration.
+
+        Args:
+            config: ``app.config``, or any mapping with upper-case keys.
+
+        Raises:
+            SettingError: A value is wrong, or a key is unknown; the message names it.
+        """
+        table = {PREFIX + f.name.upper(): f for f in fields(cls)}
+        chosen: dict[str, Any] = {}
+        for key in config:
+            if not str(key).startswith(PREFIX):
+                continue
+            if key not in table:
+                close = difflib.get_close_matches(key, table, n=1)
+                hint = f"Did you mean {close[0]}?" if close else f"Known are {', '.join(table)}."
+                raise SettingError(key, config[key], f"There is no such setting. {hint}")
+            setting = table[key]
+            chosen[setting.name] = setting.metadata["check"](key, config[key])
+        return cls(**chosen)

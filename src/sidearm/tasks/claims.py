@@ -1,0 +1,111 @@
+"""The port between a task and its resources: a task knows no database, only claims."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from .task import Round
+
+#: Who commits: the task, when it settles, or the application by hand (contract T13).
+CommitMode = Literal["task", "explicit"]
+COMMIT_MODES = ("task", "explicit")
+
+
+class Transaction:
+    """One transaction of a claim whose driver tells when it begins and ends.
+
+    Attributes:
+        claim: Whose it is.
+        wrote: Whether anything was written in it, as far as the driver tells.
+        open: Whether it has neither committed nor rolled back.
+    """
+
+    __slots__ = ("claim", "open", "wrote")
+
+    def __init__(self, claim: Claim, *, wrote: bool = False) -> None:
+        self.claim = claim
+        self.wrote = wrote
+        self.open = True
+
+
+class Resource:
+    """Something that tasks claim: a connection, a session, a client.
+
+    Args:
+        name: Shown in records and errors.
+        commit: ``"task"`` or ``"explicit"``.
+    """
+
+    #: Whether sessions of this resource can be open without anybody having claimed them here.
+    joins: ClassVar[bool] = False
+
+    def __init__(self, name: str, commit: CommitMode = "task") -> None:
+        if commit not in COMMIT_MODES:
+            raise ValueError(
+                f"commit is {commit!r}. Give 'task' (the task commits) or 'explicit' (the"
+                " application commits by hand)."
+            )
+        self.name = name
+        self.commit: CommitMode = commit
+
+    def claim(self) -> Claim:
+        """Claim the resource for the current round.
+
+        Returns:
+            The claim.
+        """
+        raise NotImplementedError(f"{type(self).__qualname__} has to say how it is claimed.")
+
+    def join(self, round: Round) -> None:
+        """Claim what is open already for a round that is about to settle."""
+
+    def suspend(self) -> Callable[[], None] | None:
+        """Hide what is open from an inner task; returns how to bring it back."""
+        return None
+
+
+class Claim:
+    """A resource, claimed by one round.
+
+    Attributes:
+        resource: What was claimed.
+        value: What the application works with.
+        tells: Whether the driver tells when transactions begin and end.
+        round: The round that uses it now; set by the round.
+        outcome: What the settling did: ``"committed"``, ``"rolled back"``, ``"left alone"``, ...
+    """
+
+    tells: ClassVar[bool] = False
+    __slots__ = ("outcome", "resource", "round", "seconds", "value")
+
+    def __init__(self, resource: Resource, value: Any) -> None:
+        self.resource = resource
+        self.value = value
+        self.round: Round | None = None
+        self.outcome = "claimed"
+        self.seconds = 0.0
+
+    @property
+    def explicit(self) -> bool:
+        """Whether the application commits it by hand."""
+        return self.resource.commit == "explicit"
+
+    def transaction(self) -> Transaction | None:
+        """The open transaction, where the driver tells; else ``None``."""
+        return None
+
+    def unsaved(self) -> bool:
+        """Whether something was written that nobody has committed, as far as the driver tells."""
+        transaction = self.transaction()
+        return transaction is not None and transaction.wrote
+
+    def commit(self) -> None:
+        """Commit what was done with the value."""
+
+    def rollback(self) -> None:
+        """Undo what was done with the value."""
+
+    def release(self) -> None:
+        """Give the value back."""

@@ -1,0 +1,121 @@
+"""Why a task succeeds or fails (contract T4). Pure decisions: no state, no context, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container
+from typing import Any, NamedTuple
+
+from werkzeug.exceptions import HTTPException
+
+#: An application's own rule: asked with the exception, or with the response if there is none.
+#: ``True`` commits, ``False`` rolls back, ``None`` leaves the decision to the settings.
+OutcomeRule = Callable[[Any], bool | None]
+
+
+class Decision(NamedTuple):
+    """Whether a round commits, and the rule that decided."""
+
+    commit: bool
+    rule: str
+
+
+class Intent:
+    """What the code of a task said about its own outcome; one instance for each task."""
+
+    __slots__ = ("commit_on", "doomed", "kept")
+
+    def __init__(self) -> None:
+        self.doomed: str | None = None
+        self.kept = False
+        self.commit_on: frozenset[int] = frozenset()
+
+
+def by_exception(
+    exc: BaseException,
+    intent: Intent,
+    rule: OutcomeRule | None,
+    fail_statuses: Container[int],
+) -> Decision | None:
+    """Decide for an exception that left a view.
+
+    Args:
+        exc: The exception.
+        intent: What the task's code said.
+        rule: The application's own rule, if it has one.
+        fail_statuses: Statuses that fail a task.
+
+    Returns:
+        The decision, or ``None`` if the response that the exception becomes will decide.
+    """
+    name = type(exc).__qualname__
+    if intent.doomed is not None:
+        return Decision(False, f"doomed: {intent.doomed}")
+    if not isinstance(exc, Exception):
+        return Decision(False, f"exception {name}")
+    if intent.kept:
+        return Decision(True, "kept")
+    status = _status_of(exc)
+    if status is not None and status in intent.commit_on:
+        return Decision(True, f"commit_on {status}")
+    if rule is not None:
+        verdict = rule(exc)
+        if verdict is not None:
+            return Decision(bool(verdict), f"the application's rule, for {name}")
+    if not isinstance(exc, HTTPException):
+        return Decision(False, f"exception {name}")
+    if status is not None and status in fail_statuses:
+        return Decision(False, f"status {status} (exception {name})")
+    return None
+
+
+def by_response(
+    response: Any,
+    intent: Intent,
+    rule: OutcomeRule | None,
+    fail_statuses: Container[int],
+) -> Decision:
+    """Decide for a response that is ready to leave.
+
+    Args:
+        response: The response, with a ``status_code``.
+        intent: What the task's code said.
+        rule: The application's own rule, if it has one.
+        fail_statuses: Statuses that fail a task.
+
+    Returns:
+        The decision.
+    """
+    status = response.status_code
+    if intent.doomed is not None:
+        return Decision(False, f"doomed: {intent.doomed}")
+    if intent.kept:
+        return Decision(True, "kept")
+    if status in intent.commit_on:
+        return Decision(True, f"commit_on {status}")
+    if rule is not None:
+        verdict = rule(response)
+        if verdict is not None:
+            return Decision(bool(verdict), f"the application's rule, for status {status}")
+    return Decision(status not in fail_statuses, f"status {status}")
+
+
+def by_leaving(exc: BaseException | None, intent: Intent) -> Decision:
+    """Decide for a block or a pushed context that is left, by the exception that leaves it."""
+    if intent.doomed is not None:
+        return Decision(False, f"doomed: {intent.doomed}")
+    if exc is None:
+        return Decision(True, "left without an exception")
+    if intent.kept and isinstance(exc, Exception):
+        return Decision(True, "kept")
+    return Decision(False, f"exception {type(exc).__qualname__}")
+
+
+def _status_of(exc: Exception) -> int | None:
+    """The status that an HTTP exception will be answered with, by its response if it has one."""
+    if not isinstance(exc, HTTPException):
+        return None
+    response = exc.response
+    if response is not None:
+        # A response given as a bare WSGI application has no status to look at.
+        return getattr(response, "status_code", None)
+    return exc.code

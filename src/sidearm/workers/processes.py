@@ -1,0 +1,359 @@
+"""Child processes: started in order, watched, started again when they die, stopped in reverse.
+
+One loop sleeps in one selector. Signals arrive through ``signal.set_wakeup_fd``, so that none is
+lost between a look and the sleep. Each child holds the write end of a pipe on which it says that it
+is ready, and the read end of the *lifeline*, which breaks when this process is gone.
+
+Children have process groups of their own: Ctrl-C in a terminal reaches this process alone, which
+stops them in order. A child that ended leaves nothing behind: the rest of its group is killed, such
+as gunicorn's workers when their master was.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from ..exceptions import StartError
+
+FIRST_DELAY = 0.1  # seconds before a dead child is started again; doubled each time
+LONGEST_DELAY = 10.0  # seconds
+HEALTHY_AFTER = 10.0  # seconds; a child that was ready for so long begins anew with FIRST_DELAY
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service:
+    """What one child runs.
+
+    Its program understands ``--lifeline FD`` (end when that pipe does) and ``--ready FD`` (write
+    one line of JSON there when it can be used).
+
+    Attributes:
+        name: As it stands in messages, such as ``"the hub"``.
+        program: The interpreter's arguments that choose the program, such as ``("-m", "x.y")``.
+        arguments: The program's own.
+        descriptors: Inherited under the same numbers.
+        environment: Added to this process's own.
+        stop_within: Seconds that it may take to stop; what it says when ready may raise them.
+        reloads: Whether SIGHUP has it load its code again.
+    """
+
+    name: str
+    program: tuple[str, ...]
+    arguments: tuple[str, ...] = ()
+    descriptors: tuple[int, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+    stop_within: float = 10.0  # seconds
+    reloads: bool = False
+
+
+class Child:
+    """One service's process, through all its starts.
+
+    Attributes:
+        process: The running process, or None.
+        ready: What it said when it was ready; None before that.
+        ever_ready: Whether any process of this service was.
+        due: When to start it again, by the monotonic clock; None while it runs or shall not run.
+        pipe: Where it says that it is ready; None when nothing more is heard from there.
+    """
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+        self.process: subprocess.Popen[bytes] | None = None
+        self.ready: Mapping[str, Any] | None = None
+        self.ready_since = 0.0
+        self.ever_ready = False
+        self.due: float | None = None
+        self.pipe: int | None = None
+        self._delay = FIRST_DELAY
+
+    @property
+    def grace(self) -> float:
+        """Seconds that it may take to stop."""
+        return max(self.service.stop_within, float((self.ready or {}).get("stop_within", 0)))
+
+    def start(self, lifeline: int) -> None:
+        """Start the process.
+
+        Raises:
+            OSError: The machine has no room for it.
+        """
+        self.due = None
+        self.ready = None
+        service = self.service
+        self.pipe, theirs = os.pipe()
+        os.set_blocking(self.pipe, False)
+        try:
+            self.process = subprocess.Popen(
+                [
+                    *(sys.executable, *service.program),
+                    *("--lifeline", str(lifeline), "--ready", str(theirs)),
+                    *service.arguments,
+                ],
+                env={**os.environ, **service.environment},
+                stdin=subprocess.DEVNULL,
+                pass_fds=(lifeline, theirs, *service.descriptors),
+                process_group=0,
+            )
+        finally:
+            os.close(theirs)
+
+    def read(self) -> bytes | None:
+        """What it has just said on its pipe, or None; empty when it will say no more."""
+        try:
+            return None if self.pipe is None else os.read(self.pipe, 4096)
+        except BlockingIOError:
+            return None
+
+    def become_ready(self, said: bytes, now: float) -> None:
+        """Take down what it said when it was ready: a line of JSON."""
+        self.ready = msgspec.json.decode(said.splitlines()[0], type=dict[str, Any])
+        self.ready_since = now
+        self.ever_ready = True
+
+    def postpone(self, now: float) -> float:
+        """Plan the next start, and say in how many seconds: longer each time that it dies soon."""
+        if self.ready is not None and now - self.ready_since >= HEALTHY_AFTER:
+            self._delay = FIRST_DELAY
+        delay, self._delay = self._delay, min(2 * self._delay, LONGEST_DELAY)
+        self.due = now + delay
+        return delay
+
+    def signal_group(self, number: signal.Signals) -> None:
+        """Send a signal to the process and to all that it started."""
+        if self.process is not None:
+            # PermissionError: macOS, when only the unreaped leader is left.
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self.process.pid, number)
+
+
+class Supervisor:
+    """Runs services until a signal stops them.
+
+    Args:
+        services: Started in this order, each when the one before is ready; stopped in reverse.
+        say: Prints one line about what happened to a child.
+        on_ready: Called once, when all are ready for the first time.
+        on_stop: Called once, before the first is stopped.
+    """
+
+    def __init__(
+        self,
+        services: Sequence[Service],
+        *,
+        say: Callable[[str], None],
+        on_ready: Callable[[Mapping[str, Child]], None],
+        on_stop: Callable[[], None],
+    ) -> None:
+        self._children = {service.name: Child(service) for service in services}
+        self._say = say
+        self._on_ready = on_ready
+        self._on_stop = on_stop
+        self._selector = selectors.DefaultSelector()
+        self._signals: list[int] = []
+        self._announced = False
+        self._stopping = False
+        self._asked: Child | None = None  # the one that was asked to stop
+        self._patience = 0.0  # when it is killed, by the monotonic clock
+        self._failure: StartError | None = None
+
+    def run(self) -> None:
+        """Run until SIGINT or SIGTERM, from the main thread; a second one ends all at once.
+
+        Raises:
+            StartError: A service ended before it was ever ready.
+        """
+        lifeline, held = os.pipe()
+        try:
+            with self._listening():
+                self._watch(lifeline)
+        finally:
+            for child in self._children.values():
+                self._kill(child)
+            self._selector.close()
+            os.close(lifeline)
+            os.close(held)
+        if self._failure is not None:
+            raise self._failure
+
+    def _watch(self, lifeline: int) -> None:
+        while not self._over():
+            self._start_due(lifeline)
+            for key, _ in self._selector.select(self._pause()):
+                key.data()
+            # After the pipes: a child may become ready and end between two looks.
+            self._reap()
+            while self._signals:
+                self._obey(self._signals.pop(0))
+
+    @contextlib.contextmanager
+    def _listening(self) -> Iterator[None]:
+        """Turn signals into entries of a list, and each into one byte that ends the sleep."""
+        receiving, sending = socket.socketpair()
+        receiving.setblocking(False)
+        sending.setblocking(False)
+
+        def drain() -> None:
+            with contextlib.suppress(BlockingIOError):
+                while receiving.recv(4096):
+                    pass
+
+        self._selector.register(receiving, selectors.EVENT_READ, drain)
+        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGCHLD]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
+            numbers.append(signal.SIGHUP)
+        before = {
+            number: signal.signal(number, lambda number, _frame: self._signals.append(number))
+            for number in numbers
+        }
+        # A full pipe needs no warning: the list has the signal, and the sleep ends anyway.
+        wakeup = signal.set_wakeup_fd(sending.fileno(), warn_on_full_buffer=False)
+        try:
+            yield
+        finally:
+            signal.set_wakeup_fd(wakeup)
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            self._selector.unregister(receiving)
+            receiving.close()
+            sending.close()
+
+    def _obey(self, number: int) -> None:
+        if number == signal.SIGCHLD:
+            return  # the reaping that follows each sleep has seen to it
+        # A terminal that hangs up takes its programs along; a service is asked to reload.
+        if number == signal.SIGHUP and not os.isatty(0):
+            for child in self._children.values():
+                if child.service.reloads and child.ready is not None:
+                    self._signal(child, signal.SIGHUP)
+        elif self._stopping:
+            for child in self._children.values():
+                child.signal_group(signal.SIGKILL)
+        else:
+            self._stop()
+
+    def _stop(self) -> None:
+        self._stopping = True
+        for child in self._children.values():
+            child.due = None
+        self._on_stop()
+
+    def _over(self) -> bool:
+        """Whether all has ended; asks the next child to stop when it is time."""
+        if not self._stopping:
+            return False
+        running = [child for child in self._children.values() if child.process is not None]
+        if not running:
+            return True
+        last, now = running[-1], time.monotonic()
+        if last is not self._asked:
+            self._asked, self._patience = last, now + last.grace
+            self._signal(last, signal.SIGTERM)
+        elif now >= self._patience:
+            self._say(f"{last.service.name} did not stop within {last.grace:g} s and is killed.")
+            self._patience = now + last.grace
+            last.signal_group(signal.SIGKILL)
+        return False
+
+    def _start_due(self, lifeline: int) -> None:
+        """Start what is to be started again, and the first service whose turn has come."""
+        if self._stopping:
+            return
+        now = time.monotonic()
+        for child in self._children.values():
+            first = child.process is None and child.due is None
+            if first or (child.due is not None and child.due <= now):
+                self._start(child, lifeline)
+            if not child.ever_ready:
+                return
+
+    def _start(self, child: Child, lifeline: int) -> None:
+        try:
+            child.start(lifeline)
+        except OSError as error:
+            self._ended(child, f"could not be started ({error.strerror})")
+        if child.pipe is not None:
+            self._selector.register(child.pipe, selectors.EVENT_READ, lambda: self._hear(child))
+
+    def _hear(self, child: Child) -> None:
+        said = child.read()
+        if said == b"":
+            self._hang_up(child)
+        elif said and child.ready is None:
+            if child.ever_ready and child.process is not None:
+                self._say(f"{child.service.name} is back (process {child.process.pid}).")
+            child.become_ready(said, time.monotonic())
+            self._announce()
+
+    def _announce(self) -> None:
+        if not self._announced and all(c.ready is not None for c in self._children.values()):
+            self._announced = True
+            self._on_ready(self._children)
+
+    def _reap(self) -> None:
+        for child in self._children.values():
+            if child.process is None or child.process.poll() is None:
+                continue
+            self._ended(child, describe_status(child.process.returncode))
+
+    def _ended(self, child: Child, how: str) -> None:
+        self._kill(child)  # what it left in its group, and the pipe
+        if self._stopping:
+            return
+        if child.ever_ready:
+            delay = child.postpone(time.monotonic())
+            self._say(f"{child.service.name} {how}; it is started again in {delay:g} s.")
+            return
+        self._failure = StartError(
+            f"{child.service.name} {how} before it was ready. The lines above say why."
+        )
+        self._stop()
+
+    def _hang_up(self, child: Child) -> None:
+        if child.pipe is None:
+            return
+        with contextlib.suppress(KeyError):  # it could not even be started
+            self._selector.unregister(child.pipe)
+        os.close(child.pipe)
+        child.pipe = None
+
+    def _kill(self, child: Child) -> None:
+        if child.process is not None:
+            child.signal_group(signal.SIGKILL)
+            child.process.wait()
+            child.process = None
+        self._hang_up(child)
+
+    def _signal(self, child: Child, number: signal.Signals) -> None:
+        if child.process is not None:
+            child.process.send_signal(number)
+
+    def _pause(self) -> float | None:
+        """Seconds until something is due; None: until something happens."""
+        if self._stopping:
+            due = [self._patience]
+        else:
+            due = [child.due for child in self._children.values() if child.due is not None]
+        return max(0.0, min(due) - time.monotonic()) if due else None
+
+
+def describe_status(returncode: int) -> str:
+    """What a return code of :mod:`subprocess` means, in words."""
+    if returncode >= 0:
+        return f"ended with status {returncode}"
+    try:
+        return f"was ended by {signal.Signals(-returncode).name}"
+    except ValueError:
+        return f"was ended by signal {-returncode}"

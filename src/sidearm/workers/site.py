@@ -1,0 +1,127 @@
+"""A whole deployment on one machine: the hub and the web workers, as ``flask sidearm up`` runs it.
+
+What can be known beforehand (a platform without the means, a socket or port that is taken) is found
+before anything is started. The port is opened here and inherited by the web workers: while they are
+being restarted, connections wait.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..exceptions import StartError
+from ..hub.config import HubConfig
+from ..hub.listener import Listener
+from .listener import format_address, open_listener
+from .processes import Child, Service, Supervisor
+
+WEB = "The web server"
+HUB = "The hub"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Site:
+    """What ``flask sidearm up`` runs.
+
+    Attributes:
+        app_import_path: As ``flask --app`` takes it; None: as Flask finds it by itself.
+        app_name: As it stands in messages.
+        hub: The hub's configuration.
+        host: The address of the pages.
+        port: Its port; 0 takes a free one.
+        gunicorn: Arguments for gunicorn.
+    """
+
+    app_import_path: str | None
+    app_name: str
+    hub: HubConfig
+    host: str
+    port: int
+    gunicorn: tuple[str, ...] = ()
+
+    def run(self, say: Callable[[str], None]) -> None:
+        """Run until a signal stops it.
+
+        Args:
+            say: Prints a line.
+
+        Raises:
+            StartError: It cannot start; the message is one line that names value and cure.
+            HubError: The hub's socket cannot be had, or another hub has it.
+        """
+        check_platform()
+        Listener(self.hub.socket).close()  # the hub's own door: is it free, and can it be opened?
+        with open_listener(self.host, self.port) as listener:
+
+            def say_ready(children: Mapping[str, Child]) -> None:
+                for line in self.describe(listener, children):
+                    say(line)
+
+            def close() -> None:
+                say("Stopping: first the web server, then the hub.")
+                listener.close()
+
+            Supervisor(
+                (self.hub_service(), self.web_service(listener)),
+                say=say,
+                on_ready=say_ready,
+                on_stop=close,
+            ).run()
+
+    def hub_service(self) -> Service:
+        return Service(name=HUB, program=("-m", "sidearm.hub"), arguments=(self.hub.to_json(),))
+
+    def web_service(self, listener: socket.socket) -> Service:
+        app = () if self.app_import_path is None else ("--app", self.app_import_path)
+        return Service(
+            name=WEB,
+            program=("-m", "sidearm.workers.web"),
+            arguments=("--listen", str(listener.fileno()), *app, "--", *self.gunicorn),
+            descriptors=(listener.fileno(),),
+            environment={"SIDEARM_SOCKET": self.hub.socket},
+            reloads=True,
+        )
+
+    def describe(self, listener: socket.socket, children: Mapping[str, Child]) -> tuple[str, ...]:
+        """The lines that stand there when everything answers."""
+        address = format_address(self.host, listener.getsockname()[1])
+        return (
+            f"Sidearm serves {self.app_name} on http://{address} (Ctrl-C stops it)",
+            f"  web  {describe_workers(children[WEB].ready or {})}",
+            f"  hub  process {_pid(children[HUB])}, socket {self.hub.socket}",
+        )
+
+
+def check_platform() -> None:
+    """Find out whether this machine can run web workers and hub.
+
+    Raises:
+        StartError: It cannot; the message names what it lacks.
+    """
+    if not hasattr(socket, "AF_UNIX") or not hasattr(socket.socket, "sendmsg"):
+        raise StartError(
+            "'flask sidearm up' needs gunicorn and Unix sockets that pass descriptors, which this"
+            " platform lacks. Use 'flask run', or a server such as waitress: streams are polled."
+        )
+    if importlib.util.find_spec("gunicorn") is None:
+        raise StartError(
+            "'flask sidearm up' needs gunicorn, which is not installed. Run 'pip install gunicorn'."
+        )
+
+
+def describe_workers(facts: Mapping[str, Any]) -> str:
+    """The web workers in a few words, such as ``2 workers (gunicorn, sync)``."""
+    count, threads = facts.get("workers", 1), facts.get("threads", 1)
+    each = f", {threads} threads each" if threads > 1 else ""
+    workers = "worker" if count == 1 else "workers"
+    kind = facts.get("worker_class", "sync")
+    blocking = ", blocking" if kind in ("sync", "gthread") else ""
+    return f"{count} {workers} (gunicorn, {kind}{each}{blocking})"
+
+
+def _pid(child: Child) -> str:
+    return str(child.process.pid) if child.process is not None else "gone"

@@ -1,0 +1,101 @@
+"""The web workers' program: gunicorn on a socket that is open already, with a Flask application.
+
+``python -m sidearm.workers.web --lifeline FD --ready FD --listen FD [--app SPEC] [gunicorn's own]``
+is what :mod:`sidearm.workers.site` starts. The application is loaded as ``flask --app SPEC`` loads
+it, in each worker, so that SIGHUP loads new code.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from flask.cli import ScriptInfo
+from gunicorn.app.wsgiapp import WSGIApplication
+
+from .lifeline import end_with_parent
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication as Application
+
+# Blocking workers, of which two already show what cannot live in one process's memory.
+DEFAULT_WORKERS = 2
+
+
+class WebWorkers(WSGIApplication):  # type: ignore[misc]  # gunicorn has no types
+    """gunicorn with other defaults, which its own file, environment and arguments can change.
+
+    Args:
+        app_import_path: As ``flask --app`` takes it; None: as Flask finds it by itself.
+        ready: The descriptor on which each worker that has loaded the application says so.
+    """
+
+    def __init__(self, app_import_path: str | None, ready: int) -> None:
+        self.app_import_path = app_import_path
+        self.ready = ready
+        super().__init__("flask sidearm up [OPTIONS] -- [GUNICORN'S OPTIONS]", prog="gunicorn")
+
+    def load_default_config(self) -> None:
+        super().load_default_config()
+        if "WEB_CONCURRENCY" not in os.environ:
+            self.cfg.set("workers", DEFAULT_WORKERS)
+        self.cfg.set("loglevel", "warning")  # `up` says itself what it starts
+        self.cfg.set("default_proc_name", self.app_import_path or "app")
+        # A socket in the working directory or home, on which nobody here speaks (gunicorn 25).
+        if "control_socket_disable" in self.cfg.settings:
+            self.cfg.set("control_socket_disable", True)
+
+    def load_config(self) -> None:
+        super().load_config()
+        theirs = self.cfg.post_worker_init
+
+        def post_worker_init(worker: object) -> None:
+            theirs(worker)
+            self.tell_ready()
+
+        self.cfg.set("post_worker_init", post_worker_init)
+
+    def load_wsgiapp(self) -> Application:
+        return ScriptInfo(app_import_path=self.app_import_path).load_app()
+
+    def tell_ready(self) -> None:
+        """Say that a worker is there, and what kind it is, in one short line."""
+        line = json.dumps(self.describe()) + "\n"
+        with contextlib.suppress(OSError):  # nobody listens any more
+            os.write(self.ready, line.encode())
+
+    def describe(self) -> dict[str, Any]:
+        """What a reader of the first lines wants to know, and how long a stop may take."""
+        return {
+            "workers": self.cfg.workers,
+            "worker_class": self.cfg.worker_class_str,
+            "threads": self.cfg.threads,
+            # After graceful_timeout gunicorn kills its workers itself.
+            "stop_within": self.cfg.graceful_timeout + 5.0,
+        }
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run gunicorn until it is stopped."""
+    parser = argparse.ArgumentParser(prog="python -m sidearm.workers.web", allow_abbrev=False)
+    parser.add_argument("--lifeline", type=int, required=True)
+    parser.add_argument("--ready", type=int, required=True)
+    parser.add_argument("--listen", type=int, required=True)
+    parser.add_argument("--app")
+    parser.add_argument("gunicorn", nargs=argparse.REMAINDER)
+    options = parser.parse_args(arguments)
+
+    end_with_parent(options.lifeline)
+    theirs = options.gunicorn[1:]  # without the "--" that begins them
+    # gunicorn reads sys.argv again when it reloads; the last word is what it takes for the module.
+    sys.argv = ["gunicorn", "--bind", f"fd://{options.listen}", *theirs, options.app or "app"]
+    WebWorkers(options.app, options.ready).run()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

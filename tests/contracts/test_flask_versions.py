@@ -1,0 +1,70 @@
+"""The contracts and the talk hold on every Flask that is supported, in one run of the tests.
+
+This run has the newest; the older ones are put in front of it in runs of their own, of the floors
+that need no server.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FLOORS = ("tests/contracts", "tests/talk", "tests/unit/tasks", "tests/unit/resources")
+INSTALL_TIMEOUT = 180  # seconds
+RUN_TIMEOUT = 600  # seconds
+
+SHOW_VERSION = "import flask, importlib.metadata as m; print(flask.__file__, m.version('flask'))"
+
+
+@pytest.mark.timeout(INSTALL_TIMEOUT + RUN_TIMEOUT + 60)
+@pytest.mark.parametrize("version", ["3.1.1", "3.1.2"])
+def test_the_floors_without_a_server_hold_on_flask(version: str) -> None:
+    """Tasks, resources, responses and the talk's slides behave alike on an older Flask."""
+    folder = flask_folder(version)
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder), env.get("PYTHONPATH")]))
+
+    shown = run([sys.executable, "-c", SHOW_VERSION], env=env, timeout=60)
+    assert shown.stdout.split() == [str(folder / "flask" / "__init__.py"), version]
+
+    floors = [floor for floor in FLOORS if (ROOT / floor).is_dir()]
+    ours = Path(__file__).relative_to(ROOT)
+    pytest_run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    result = run([*pytest_run, f"--ignore={ours}", *floors], env=env, timeout=RUN_TIMEOUT)
+    assert result.returncode == 0, f"On Flask {version}:\n{result.stdout}\n{result.stderr}"
+
+
+def flask_folder(version: str) -> Path:
+    """A folder that holds this Flask and nothing else, installed once and kept."""
+    folder = ROOT / ".cache" / f"flask-{version}"
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as building:
+        pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+        target = Path(building) / "flask"
+        installed = run(
+            [*pip, "--target", str(target), f"flask=={version}"], timeout=INSTALL_TIMEOUT
+        )
+        if installed.returncode != 0:
+            reason = f"pip could not install Flask {version}, which needs a network once."
+            if "CI" in os.environ:
+                pytest.fail(f"{reason}\n{installed.stderr}")
+            pytest.skip(reason)
+        target.rename(folder)
+    return folder
+
+
+def run(
+    command: list[str], *, timeout: float, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run a command at the repository's root and keep what it prints."""
+    return subprocess.run(
+        command, cwd=ROOT, env=env, timeout=timeout, check=False, capture_output=True, text=True
+    )

@@ -1,0 +1,136 @@
+"""What the tests of the hub share: its clients' end of a stream, and waiting by its figures."""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+from sidearm.hub.client import HubClient, ask_figures
+from sidearm.hub.eventstream import Event, Parser, encode_body
+from sidearm.hub.messages import Figures, Handoff, PublishedEvent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from typing import Self
+
+PATIENCE = 30.0  # seconds; every wait ends
+PAUSE = 0.005  # seconds between two questions
+
+
+def event(channel: str, data: Any, *, keep: bool = True) -> PublishedEvent:
+    """An event as a worker publishes it."""
+    return channel, encode_body(data), keep
+
+
+def wait_for(
+    socket_path: str, condition: Callable[[Figures], bool], patience: float = PATIENCE
+) -> Figures:
+    """Ask a hub for its figures until they fulfil a condition."""
+    deadline = time.monotonic() + patience
+    while not condition(figures := ask_figures(socket_path, patience)):
+        assert time.monotonic() < deadline, f"Waited in vain; the figures are {figures}."
+        time.sleep(PAUSE)
+    return figures
+
+
+def wait_for_hub(hub: HubClient) -> str:
+    """Wait until the hub is there, and return a position of now.
+
+    A request waits for a quarter of a second at most, and a busy machine may take longer.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while (position := hub.position()) is None:
+        assert time.monotonic() < deadline, f"No hub came up on {hub.socket_path!r}."
+        time.sleep(PAUSE)
+    return position
+
+
+class Stream:
+    """A browser's end of a stream: a TCP connection whose other end goes to the hub."""
+
+    def __init__(self, hub: HubClient, *channels: str, small: bool = False, **fields: Any) -> None:
+        """Open it as a worker does.
+
+        Args:
+            hub: The worker's end of the hub's socket.
+            channels: What to listen to.
+            small: Whether the kernel's buffers are to be as small as they can be.
+            fields: More of :class:`~sidearm.hub.messages.Handoff`.
+        """
+        place = wait_for_hub(hub)
+        fields.setdefault("position", place)
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            if small:
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+            self.socket = socket.socket()
+            if small:
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+            self.socket.connect(listener.getsockname())
+            served, _ = listener.accept()
+        with served:
+            assert hub.handoff(Handoff(channels, **fields), served.fileno())
+        self.raw = b""
+        self.parser = Parser(fields.get("last_event_id") or "")
+        self._events: list[Event] = []
+
+    def read(self, patience: float = PATIENCE) -> bytes:
+        """The next bytes; ``b""`` at the end of the stream."""
+        self.socket.settimeout(patience)
+        try:
+            data = self.socket.recv(1 << 16)
+        except ConnectionResetError:
+            data = b""
+        self.raw += data
+        self._events += self.parser.feed(data)
+        return data
+
+    def events(self, count: int) -> list[Event]:
+        """The next so many events."""
+        deadline = time.monotonic() + PATIENCE
+        while len(self._events) < count:
+            assert time.monotonic() < deadline, f"{count} events are due: {self._events}"
+            assert self.read(), f"The stream ended after {self._events} and {self.raw[-200:]!r}."
+        events, self._events = self._events[:count], self._events[count:]
+        return events
+
+    def data(self, count: int) -> list[str]:
+        """The data of the next so many events."""
+        return [event.data for event in self.events(count)]
+
+    def read_until(self, condition: Callable[[Self], bool]) -> None:
+        """Read until a condition holds."""
+        deadline = time.monotonic() + PATIENCE
+        while not condition(self):
+            assert time.monotonic() < deadline
+            assert self.read(), f"The stream ended with {self.raw[-200:]!r}."
+
+    def rest(self) -> list[Event]:
+        """All events up to the stream's end."""
+        while self.read():
+            continue
+        events, self._events = self._events, []
+        return events
+
+    def is_quiet(self, seconds: float) -> bool:
+        """Whether nothing comes for some time."""
+        return not self._events and not select.select([self.socket], [], [], seconds)[0]
+
+    def close(self) -> None:
+        """Go away, like a browser whose tab is closed."""
+        self.socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def publish_all(hub: HubClient, events: Iterable[PublishedEvent]) -> None:
+    """Publish, and wait until the hub has every event."""
+    batch = list(events)
+    before = ask_figures(hub.socket_path).published
+    hub.publish(batch)
+    wait_for(hub.socket_path, lambda figures: figures.published >= before + len(batch))

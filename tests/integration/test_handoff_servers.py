@@ -1,0 +1,426 @@
+"""Contracts H1, H2, H6 and H11 on real servers: who holds a stream, and what its client gets."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import resource
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import pytest
+
+from sidearm.exceptions import HubError
+from sidearm.hub.client import HubClient, ask_figures
+from sidearm.hub.config import HubConfig
+from sidearm.hub.eventstream import encode_body
+from sidearm.testing import EventSource, FlaskRunServer, GunicornServer, HubServer, Server
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from sidearm.hub.messages import Figures
+
+APPS = Path(__file__).parent.parent / "apps"
+SERVERS = ["gunicorn sync", "gunicorn gthread", "flask run"]
+
+
+@dataclass
+class Live:
+    """A server, the hub that it hands its streams to, and how to ask both."""
+
+    server: Server
+    socket_path: str
+
+    @property
+    def url(self) -> str:
+        return self.server.url
+
+    def get(self, path: str, *, data: bytes | None = None, timeout: float = 30) -> bytes:
+        with urllib.request.urlopen(self.url + path, data, timeout) as response:
+            body: bytes = response.read()
+            return body
+
+    def publish(self, channel: str, *lines: str) -> None:
+        assert self.get(f"/publish/{channel}", data="\n".join(lines).encode()) == b"published"
+
+    def process(self) -> dict[str, int]:
+        return msgspec.json.decode(self.get("/process"), type=dict[str, int])
+
+    def figures(self) -> Figures:
+        return ask_figures(self.socket_path)
+
+    def wait_until(self, condition: Callable[[], bool], what: str) -> None:
+        self.server.wait_until(condition, timeout=30, what=what)
+
+    def wait_for_subscribers(self, count: int) -> None:
+        self.wait_until(lambda: self.figures().subscribers == count, f"{count} subscribers")
+
+
+@contextmanager
+def private_folder() -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix="sa-", dir="/tmp"))  # short enough for a socket
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def make_server(name: str, socket_path: str, app: str = "streams:app") -> Server:
+    options: dict[str, Any] = {
+        "cwd": APPS,
+        "env": {"SIDEARM_SOCKET": socket_path},
+        "start_timeout": 60,  # seconds, on a machine that does much else
+    }
+    if name == "flask run":
+        return FlaskRunServer(app, **options)
+    if name == "gunicorn gthread":
+        return GunicornServer(app, worker_class="gthread", threads=4, **options)
+    return GunicornServer(app, **options)
+
+
+@contextmanager
+def serving(name: str, app: str = "streams:app") -> Iterator[Live]:
+    """One worker and its hub: a process of its own, or the one that ``flask run`` starts."""
+    with ExitStack() as stack:
+        if name == "flask run":
+            socket_path = str(stack.enter_context(private_folder()) / "hub.sock")
+        else:
+            socket_path = stack.enter_context(HubServer(start_timeout=60)).socket_path
+        yield Live(stack.enter_context(make_server(name, socket_path, app)), socket_path)
+
+
+@pytest.fixture(scope="module", params=SERVERS)
+def live(request: pytest.FixtureRequest) -> Iterator[Live]:
+    with serving(request.param) as made:
+        if request.param == "flask run":
+            made.get("/positions")  # its hub starts when something first needs it
+        yield made
+        made.wait_for_subscribers(0)
+
+
+@pytest.fixture
+def channel(request: pytest.FixtureRequest) -> str:
+    """A channel of the test's own."""
+    name: str = request.node.originalname
+    return name
+
+
+@pytest.fixture(scope="module", autouse=True)
+def many_descriptors() -> None:
+    """The tests' own process opens as many sockets as the clients that it plays."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
+
+
+@contextmanager
+def sources(live: Live, count: int, path: str) -> Iterator[list[EventSource]]:
+    """So many open streams, all known to the hub; afterwards all gone from it."""
+    before = live.figures().subscribers
+    with ExitStack() as stack:
+
+        def open_one(number: int) -> EventSource:
+            return stack.enter_context(EventSource(live.url + path, timeout=30))
+
+        with ThreadPoolExecutor(16) as pool:
+            opened = list(pool.map(open_one, range(count)))
+        live.wait_for_subscribers(before + count)
+        yield opened
+    live.wait_for_subscribers(before)
+
+
+def test_h1_one_worker_holds_500_streams_and_goes_on_answering(live: Live, channel: str) -> None:
+    """Each of 500 subscribers gets each of 20 events once and in order, from one worker."""
+    expected = [f"event {number}" for number in range(20)]
+    with sources(live, 500, f"/streams/{channel}") as opened:
+        began = time.monotonic()
+        for _ in range(20):
+            assert live.get("/ping") == b"pong"
+        assert time.monotonic() - began < 5
+
+        live.publish(channel, *expected[:7])
+        for line in expected[7:]:
+            live.publish(channel, line)
+        for source in opened:
+            events = source.events(20)
+            assert [event.data for event in events] == expected
+        live.publish(channel, "the last")
+        assert {source.next_event().data for source in opened} == {"the last"}
+
+
+def test_h1_a_stream_needs_no_thread_and_no_descriptor_of_the_worker(
+    live: Live, channel: str
+) -> None:
+    """After 300 hand-offs the worker holds what it held before; after the clients left, too."""
+    live.get("/ping")
+    with sources(live, 2, f"/streams/{channel}"):
+        pass
+    before = live.process()
+    with sources(live, 300, f"/streams/{channel}"):
+        during = live.process()
+    after = live.process()
+
+    if not isinstance(live.server, FlaskRunServer):  # where the hub is in the same process
+        assert during["descriptors"] <= before["descriptors"] + 1
+    assert during["threads"] <= before["threads"] + 1
+    assert after["descriptors"] <= before["descriptors"] + 1
+    assert after["threads"] <= before["threads"] + 1
+
+
+def test_h11_the_client_gets_the_servers_own_head(live: Live, channel: str) -> None:
+    """Status, Date, cookies and all that after_request adds; the connection ends with it."""
+    with EventSource(f"{live.url}/snapshots/{channel}") as source:
+        assert source.status == 200
+        assert source.headers.get_all("Content-Type") == ["text/event-stream"]
+        assert source.headers.get_all("Cache-Control") == ["no-store, no-transform"]
+        assert source.headers.get_all("X-Accel-Buffering") == ["no"]
+        assert source.headers.get_all("X-Content-Type-Options") == ["nosniff"]
+        assert source.headers.get_all("Connection") == ["close"]
+        assert source.headers.get_all("Content-Security-Policy") == ["default-src 'self'"]
+        assert source.headers["Set-Cookie"].startswith("seen=")
+        assert len(source.headers.get_all("Date") or []) == 1
+        assert "Content-Length" not in source.headers
+        assert "Content-Encoding" not in source.headers
+        assert "Transfer-Encoding" not in source.headers
+
+        event = source.next_event()
+        assert (event.event, event.data) == ("snapshot", f'{{"channel":"{channel}"}}')
+        assert source.retry == 1234
+
+
+def test_h1_each_stream_has_a_retry_of_its_own(live: Live, channel: str) -> None:
+    """Clients that lose their streams together do not come back together."""
+    with sources(live, 20, f"/streams/{channel}") as opened:
+        live.publish(channel, "now")
+        for source in opened:
+            source.next_event()
+        retries = {source.retry for source in opened}
+    assert len(retries) > 10
+    assert all(retry is not None and 1000 <= retry <= 4000 for retry in retries)
+
+
+def test_h1_nothing_is_missed_between_the_view_and_the_hub(live: Live, channel: str) -> None:
+    """While events are published all the time, each snapshot is followed by all that came since."""
+    counted = 150
+
+    def count() -> None:
+        for _ in range(counted):
+            live.get(f"/counters/{channel}", data=b"")
+
+    publisher = threading.Thread(target=count)
+    publisher.start()
+    with ExitStack() as stack:
+        opened = []
+        while publisher.is_alive() and len(opened) < 60:
+            opened.append(stack.enter_context(EventSource(f"{live.url}/counters/{channel}")))
+        publisher.join(20)
+        for source in opened:
+            seen = [int(source.next_event().data)]
+            while seen[-1] < counted or len(seen) == 1 < counted - seen[0]:
+                seen.append(int(source.next_event().data))
+            live_events = [number for number in seen[1:] if number > seen[0]]
+            assert live_events == list(range(seen[0] + 1, counted + 1))
+
+
+def test_e3_a_client_that_reconnects_misses_nothing(live: Live, channel: str) -> None:
+    """What was published while it was away comes first, then what is new."""
+    with EventSource(f"{live.url}/streams/{channel}") as source:
+        live.publish(channel, "one")
+        assert source.next_event().data == "one"
+        source.close()
+        live.publish(channel, "two", "three")
+        source.reconnect()
+        live.publish(channel, "four")
+        assert [event.data for event in source.events(3)] == ["two", "three", "four"]
+
+
+def test_e3_a_client_resumes_even_if_it_saw_no_event(live: Live, channel: str) -> None:
+    """The stream's first bytes give it an id, so nothing is lost before its first event."""
+    with EventSource(f"{live.url}/streams/{channel}") as source:
+        live.wait_until(lambda: "retry" in _read_on(source), "the stream's opening")
+        assert source.last_event_id
+        source.close()
+        live.publish(channel, "meanwhile")
+        source.reconnect()
+        assert source.next_event().data == "meanwhile"
+
+
+def _read_on(source: EventSource) -> str:
+    """What came of a stream, after another look at it."""
+    with suppress(TimeoutError):
+        source.next_event(0.05)
+    return source.raw.decode()
+
+
+def test_e4_a_page_joins_its_stream(live: Live, channel: str) -> None:
+    """What is published after the page was made and before its stream opens is not lost."""
+    position = live.get("/positions").decode()
+    live.publish(channel, "in between")
+    with EventSource(f"{live.url}/streams/{channel}?last_event_id={position}") as source:
+        assert source.next_event().data == "in between"
+
+
+def test_wh28_a_stream_behind_a_redirect_works(live: Live, channel: str) -> None:
+    """An EventSource follows, and the socket that is handed over is the second one's."""
+    with EventSource(f"{live.url}/moved/{channel}") as source:
+        live.publish(channel, "arrived")
+        assert source.next_event().data == "arrived"
+        assert source.url.endswith(f"/streams/{channel}")
+
+
+def test_c13_head_is_answered_at_once_and_never_handed_off(live: Live, channel: str) -> None:
+    """A hundred HEADs, where the server keeps connections on one, and then an ordinary request."""
+    opened = live.figures().opened
+    connection = http.client.HTTPConnection("127.0.0.1", live.server.port, timeout=10)
+    began = time.monotonic()
+    for _ in range(100):
+        connection.request("HEAD", f"/streams/{channel}")
+        response = connection.getresponse()
+        assert response.status == 200
+        assert response.headers.get_all("Content-Type") == ["text/event-stream"]
+        assert response.read() == b""
+    connection.request("GET", "/ping")
+    assert connection.getresponse().read() == b"pong"
+    connection.request("POST", f"/streams/{channel}")
+    response = connection.getresponse()
+    assert response.status == 405
+    connection.close()
+    assert time.monotonic() - began < 20
+    assert live.figures().opened == opened
+
+
+def test_h1_a_request_behind_the_stream_is_not_answered(live: Live, channel: str) -> None:
+    """What a client sends after its request is thrown away, and the worker stays usable."""
+    target = live.figures().opened + 1
+    with socket.create_connection(("127.0.0.1", live.server.port), 10) as client:
+        request = f"GET /streams/{channel} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+        client.sendall(request + b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n")
+        live.wait_until(lambda: live.figures().opened == target, "the hand-off")
+        assert live.get("/ping") == b"pong"
+        live.publish(channel, "the only")
+        received = b""
+        while b"the only" not in received:
+            received += client.recv(65536)
+    assert received.count(b"HTTP/1.") == 1
+    assert b"pong" not in received
+
+
+def test_h1_the_address_is_the_applications(live: Live, channel: str) -> None:
+    """A stream behind a proxy is opened like any other (the address goes with it)."""
+    headers = {"X-Forwarded-For": "192.0.2.7"}
+    with EventSource(f"{live.url}/streams/{channel}", headers=headers) as source:
+        live.publish(channel, "here")
+        assert source.next_event().data == "here"
+
+
+def test_h1_an_http10_client_streams(live: Live, channel: str) -> None:
+    """HTTP/1.0 is what nginx asks with by default."""
+    target = live.figures().opened + 1
+    with socket.create_connection(("127.0.0.1", live.server.port), 10) as client:
+        client.sendall(f"GET /streams/{channel} HTTP/1.0\r\nHost: x\r\n\r\n".encode())
+        live.wait_until(lambda: live.figures().opened == target, "the hand-off")
+        live.publish(channel, "old but gold")
+        received = b""
+        while b"gold" not in received:
+            received += client.recv(65536)
+    assert b"Transfer-Encoding" not in received
+
+
+# Stopping and starting
+
+
+@pytest.mark.parametrize("name", SERVERS[:2])
+def test_w1_a_stopped_worker_ends_no_stream(name: str, channel: str) -> None:
+    """SIGTERM is not held up by open streams, and the streams go on in the hub."""
+    with serving(name) as live, sources(live, 50, f"/streams/{channel}") as opened:
+        worker = live.process()["pid"]
+        began = time.monotonic()
+        os.kill(worker, signal.SIGTERM)
+        live.wait_until(lambda: live.process()["pid"] != worker, "another worker")
+        # gthread lets a kept-alive connection linger for 2 s; there is none here.
+        assert time.monotonic() - began < 8
+        live.publish(channel, "from the new worker")
+        assert {source.next_event().data for source in opened} == {"from the new worker"}
+
+        began = time.monotonic()
+        assert live.server.terminate() == 0
+        assert time.monotonic() - began < 5
+        hub = HubClient(live.socket_path)
+        hub.publish([(channel, encode_body("from elsewhere"), True)])
+        assert {source.next_event().data for source in opened} == {"from elsewhere"}
+        hub.close()
+        live.server.restart()
+
+
+@pytest.mark.parametrize("name", SERVERS[:2])
+def test_h6_a_killed_hub_fails_no_request_and_clients_are_told(name: str, channel: str) -> None:
+    """Requests go on, streams end and are polled, and a new hub begins with the gap event."""
+    with ExitStack() as stack:
+        path = str(stack.enter_context(private_folder()) / "hub.sock")
+        hub = stack.enter_context(HubServer(lambda _: HubConfig(socket=path), start_timeout=60))
+        live = Live(stack.enter_context(make_server(name, path)), path)
+        source = stack.enter_context(EventSource(f"{live.url}/streams/{channel}"))
+        live.publish(channel, "before")
+        before = source.next_event()
+
+        hub.kill()
+        assert source.wait_for_end() == []
+        live.publish(channel, "while it is away")
+        assert live.get("/ping") == b"pong"
+        source.reconnect()
+        assert source.wait_for_end() == []
+        assert 1000 <= (source.retry or 0) <= 4000
+        assert source.last_event_id == before.id
+
+        hub.restart()
+        live.wait_until(lambda: _accepted(live, 1), "the event that waited")
+        source.reconnect()
+        gap, waited = source.events(2)
+        assert gap.event == "sidearm:gap"
+        assert msgspec.json.decode(gap.data)["reason"] == "epoch"
+        assert gap.id.partition("-")[0] != before.id.partition("-")[0]
+        assert waited.data == "while it is away"
+        live.publish(channel, "after")
+        assert source.next_event().data == "after"
+
+
+def _accepted(live: Live, count: int) -> bool:
+    try:
+        return live.figures().published >= count
+    except HubError:
+        return False
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_h2_where_a_middleware_joins_bodies_the_stream_is_polled(name: str, channel: str) -> None:
+    """The answer is whole and ends, nothing is missed, and the log says why, once."""
+    with serving(name, "streams:make_joined()") as live:
+        source = EventSource(f"{live.url}/streams/{channel}")
+        assert source.wait_for_end() == []
+        assert source.retry == 2000
+        live.publish(channel, "one", "two")
+        source.reconnect()
+        assert [event.data for event in source.wait_for_end()] == ["one", "two"]
+        source.reconnect()
+        assert source.wait_for_end() == []
+        assert live.figures().opened == 0
+        log = live.server.wait_for_log("answered by polling")
+        assert log.count("answered by polling") == 1
+        assert "a middleware holds the response back" in log
+        before = live.process()["descriptors"]
+        for _ in range(30):
+            source.reconnect()
+            source.wait_for_end()
+        source.close()
+        assert live.process()["descriptors"] <= before + 1

@@ -323,7 +323,7 @@ def _is_mapped(kind: type) -> bool:
 
 
 def _is_pydantic(kind: type) -> bool:
-    return hasattr(kind, "__pydantic_serializer__")
+    return hasattr(kind, "__pydantic_fields__")
 
 
 def _is_foreign(kind: type) -> bool:

@@ -15,13 +15,13 @@ callback_failed = _signals.signal("sidearm-callback-failed")
 #: A resource could not be released after a complete commit; ``resource`` (its name), ``exception``.
 release_failed = _signals.signal("sidearm-release-failed")
 
-#: What was held for a commit was dropped because its work was never committed; ``calls`` names them.
+#: What was held was dropped because its work was never committed; ``calls`` names the calls.
 held_dropped = _signals.signal("sidearm-held-dropped")
 
-#: Events were given to the hub; ``events`` holds a ``(channel, body, keep)`` tuple for each, in order.
+#: Published events were dropped: the hub was away too long; ``count``, ``reason``.
 events_published = _signals.signal("sidearm-events-published")
 
-#: Published events were dropped because the hub was away for too long; ``count`` and ``reason``.
+#: Published events were dropped: the hub was away too long; ``count`` and ``reason`` tell.
 events_dropped = _signals.signal("sidearm-events-dropped")
 
 #: A callback ran to its end and its round settled; ``call`` names it.

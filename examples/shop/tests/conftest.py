@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from jinja2 import BytecodeCache, FileSystemBytecodeCache
 from sqlalchemy import func, select, update
 
 from shop import create_app
@@ -43,16 +44,26 @@ def seeded_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.fixture(scope="session")
+def compiled_templates(tmp_path_factory: pytest.TempPathFactory) -> BytecodeCache:
+    """Templates are compiled once for all tests, not for each application."""
+    return FileSystemBytecodeCache(str(tmp_path_factory.mktemp("templates")))
+
+
 @pytest.fixture
-def make_app(seeded_database: Path, tmp_path: Path) -> Iterator[Callable[..., Flask]]:
+def make_app(
+    seeded_database: Path, compiled_templates: BytecodeCache, tmp_path: Path
+) -> Iterator[Callable[..., Flask]]:
     """Make the shop with some configuration; all that one test makes share one database."""
     apps = []
 
     def make(*, empty: bool = False, **config: Any) -> Flask:
         if not empty and not (tmp_path / "shop.db").exists():
             shutil.copy(seeded_database, tmp_path / "shop.db")
-        apps.append(create_app({"TESTING": True, **config}))
-        return apps[-1]
+        app = create_app({"TESTING": True, **config})
+        app.jinja_env.bytecode_cache = compiled_templates
+        apps.append(app)
+        return app
 
     yield make
     for app in apps:

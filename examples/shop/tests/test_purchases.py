@@ -6,6 +6,7 @@ import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from email.message import EmailMessage
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,18 +18,23 @@ from sqlalchemy import event, select
 
 from shop.database import db
 from shop.models import Mail, Order, Product
-from sidearm.testing import SMTPServer, capture
+from sidearm.testing import SMTPServer
 
 if TYPE_CHECKING:
     from conftest import Ledger
 
+    from sidearm.testing import Captured
+
+Capture = Callable[[Flask], AbstractContextManager["Captured"]]
 PAGE = "/products/kestrel-flask-0-5-l"
 
 
-def test_a_purchase_commits_and_tells(app: Flask, buy: Callable[..., Any], ledger: Ledger) -> None:
+def test_a_purchase_commits_and_tells(
+    app: Flask, buy: Callable[..., Any], ledger: Ledger, sidearm_capture: Capture
+) -> None:
     """A purchase lowers the stock, writes the order, and tells the pages the new values."""
     ledger.stock = 10
-    with capture(app) as captured:
+    with sidearm_capture(app) as captured:
         response = buy(quantity="3")
     assert response.status_code == 303
     assert response.location.startswith("/orders/")
@@ -101,13 +107,16 @@ def test_the_mail_goes_out_by_smtp_after_the_commit(
 
 
 def test_a_mail_server_that_is_away_costs_no_purchase(
-    make_app: Callable[..., Flask], ledger: Ledger, buy: Callable[..., Any]
+    make_app: Callable[..., Flask],
+    ledger: Ledger,
+    buy: Callable[..., Any],
+    sidearm_capture: Capture,
 ) -> None:
     """The order was saved when the mail failed, so the customer is told of the order."""
     with SMTPServer() as smtp:
         port = smtp.port  # nobody listens there any more when the block has ended
     app = make_app(SHOP_SMTP_URL=f"smtp://127.0.0.1:{port}")
-    with capture(app) as captured:
+    with sidearm_capture(app) as captured:
         response = buy(app.test_client())
     assert response.status_code == 303
     assert ledger.orders == 1
@@ -117,11 +126,15 @@ def test_a_mail_server_that_is_away_costs_no_purchase(
 
 
 def test_a_purchase_that_fails_half_way_leaves_nothing(
-    app: Flask, client: FlaskClient, buy: Callable[..., Any], ledger: Ledger
+    app: Flask,
+    client: FlaskClient,
+    buy: Callable[..., Any],
+    ledger: Ledger,
+    sidearm_capture: Capture,
 ) -> None:
     """An exception after the last step: no order, no customer, same stock, no event, no mail."""
     ledger.stock = 10
-    with capture(app) as captured:
+    with sidearm_capture(app) as captured:
         response = buy(quantity="3", fail="yes")
     assert response.status_code == 500
     assert "rolled back" in response.text
@@ -142,6 +155,7 @@ def test_a_failed_commit_sends_nothing(
     request: pytest.FixtureRequest,
     ledger: Ledger,
     buy: Callable[..., Any],
+    sidearm_capture: Capture,
 ) -> None:
     """Without the commit there is a 500 page, and neither mail nor event."""
     app = make_app(PROPAGATE_EXCEPTIONS=False)
@@ -158,7 +172,7 @@ def test_a_failed_commit_sends_nothing(
         event.listen(db.session, name, listener)
         request.addfinalizer(lambda pair=(name, listener): event.remove(db.session, *pair))
 
-    with capture(app) as captured:
+    with sidearm_capture(app) as captured:
         response = buy(app.test_client())
     count_new_orders.clear()
     assert response.status_code == 500
@@ -174,11 +188,16 @@ def test_a_failed_commit_sends_nothing(
     ids=["not enough", "none"],
 )
 def test_sold_out(
-    app: Flask, buy: Callable[..., Any], stock: int, message: str, ledger: Ledger
+    app: Flask,
+    buy: Callable[..., Any],
+    stock: int,
+    message: str,
+    ledger: Ledger,
+    sidearm_capture: Capture,
 ) -> None:
     """More than there is cannot be bought: the form comes back with a sentence, nothing is kept."""
     ledger.stock = stock
-    with capture(app) as captured:
+    with sidearm_capture(app) as captured:
         response = buy(quantity="3")
     assert response.status_code == 409
     assert message in response.text
@@ -219,7 +238,7 @@ def test_an_empty_form_is_no_error_of_ours(client: FlaskClient) -> None:
 
 
 def test_twenty_customers_for_the_last_five(
-    app: Flask, ledger: Ledger, buy: Callable[..., Any]
+    app: Flask, ledger: Ledger, buy: Callable[..., Any], sidearm_capture: Capture
 ) -> None:
     """Twenty threads buy the last five pieces: five get one, fifteen are told, none is negative."""
     ledger.stock = 5
@@ -231,7 +250,7 @@ def test_twenty_customers_for_the_last_five(
         start.wait()
         statuses.append(buy(client, email=f"customer{number % 10}@example.org").status_code)
 
-    with capture(app) as captured:
+    with sidearm_capture(app) as captured:
         threads = [threading.Thread(target=buy_one, args=[number]) for number in range(20)]
         for thread in threads:
             thread.start()

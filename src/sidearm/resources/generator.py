@@ -56,7 +56,7 @@ class GeneratorResource(Resource):
 
 
 class GeneratorClaim(Claim):
-    """What a generator yielded, settled by its own ``commit()`` and ``rollback()`` if it has them."""
+    """What a generator yielded; settled by its ``commit()`` and ``rollback()``, if it has them."""
 
     __slots__ = ("_generator",)
 
@@ -96,7 +96,9 @@ def _watched(resource: Resource, value: Any, generator: Generator[Any]) -> Claim
         from .sqlalchemy import SessionClaim
 
         return SessionClaim(resource, value, lambda: finish(generator, resource.name))
-    sqlite = sys.modules.get("sidearm.resources.sqlite")
-    if sqlite is not None and isinstance(value, sqlite.Connection):
-        return sqlite.SQLiteClaim(resource, value, lambda: finish(generator, resource.name))
+    if "sidearm.resources.sqlite" in sys.modules:
+        from .sqlite import Connection, SQLiteClaim
+
+        if isinstance(value, Connection):
+            return SQLiteClaim(resource, value, lambda: finish(generator, resource.name))
     return None

@@ -12,6 +12,7 @@ The listeners are registered once, on classes, and find their claim in ``session
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -42,7 +43,6 @@ _READS = frozenset(
     ]
 )
 _engines: weakref.WeakSet[Engine] = weakref.WeakSet()
-_listening = False
 
 
 class SessionMaker(Resource):
@@ -152,9 +152,10 @@ class SessionClaim(Claim):
         self._outer = _claim_of(session)
         session.info[_CLAIM] = self
         self._current: Transaction | None = None
-        self._look_again()
+        self.look_again()
 
-    def _look_again(self) -> None:
+    def look_again(self) -> None:
+        """Find out whether a transaction is open, where no event has told."""
         self._current = None
         if self.value.in_transaction():
             self._current = Transaction(self, wrote=_pending(self.value))
@@ -176,7 +177,7 @@ class SessionClaim(Claim):
     def release(self) -> None:
         if self._outer is not None and self._outer.round is not None:
             self.value.info[_CLAIM] = self._outer
-            self._outer._look_again()
+            self._outer.look_again()
         else:
             self.value.info.pop(_CLAIM, None)
         self._release()
@@ -237,12 +238,9 @@ def _claim_of(session: Session) -> SessionClaim | None:
     return claim
 
 
+@functools.cache
 def _listen() -> None:
     """Register the listeners, once in a process and not before they are needed."""
-    global _listening
-    if _listening:
-        return
-    _listening = True
     event.listen(Session, "after_transaction_create", _after_transaction_create)
     event.listen(Session, "after_begin", _after_begin)
     event.listen(Session, "after_commit", _after_commit)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Callable
-from typing import Any, ClassVar
+from types import TracebackType
+from typing import Any, ClassVar, Literal
 
 from ..tasks.claims import Claim, CommitMode, Resource, Transaction
 
@@ -25,7 +26,12 @@ class Connection(sqlite3.Connection):
         super().rollback()
         self._tell("rollback")
 
-    def __exit__(self, exc_type: Any, exc: Any, traceback: Any) -> Any:
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> Literal[False]:
         # The C implementation commits without calling the methods above.
         result = super().__exit__(exc_type, exc, traceback)
         self._tell("commit" if exc_type is None else "rollback")

@@ -285,8 +285,8 @@ def _record_untouched(request_context: Any, state: TaskState, response: Response
         request.endpoint or "no endpoint",
         "request",
         "work",
-        status not in state.fail_statuses,
-        f"status {status}",
+        committed=status not in state.fail_statuses,
+        decided_by=f"status {status}",
     )
     rule = request.url_rule
     record.endpoint = request.endpoint
@@ -320,6 +320,7 @@ def _commit_failed(
     _reopen_session(app, request_context)
     task.new_round("error page", failed=Decision(False, "the commit before it failed"))
     answer = app.make_response(_answer_for(app, errors))
+    response.close()
     _pass_headers_on(request_context, response, answer)
     task.round.settle(task.round.failed or Decision(False, "an error page"))
     _tell_status(task, answer)
@@ -382,7 +383,7 @@ _OF_THE_BODY = frozenset(
 
 
 def _pass_headers_on(request_context: Any, before: Response, answer: Response) -> None:
-    """Give an error page the headers that ``after_request`` functions added, but no body's facts."""
+    """Give an error page the headers that ``after_request`` functions had added."""
     original = request_context.__dict__.get(_HEADERS)
     if original is None:
         return

@@ -30,7 +30,7 @@ class Intent:
         self.commit_on: frozenset[int] = frozenset()
 
 
-def by_exception(
+def by_exception(  # noqa: PLR0911 - one line for each rule, in their order of strength
     exc: BaseException,
     intent: Intent,
     rule: OutcomeRule | None,

@@ -53,6 +53,7 @@ class Record:
         task: str,
         kind: str,
         round: str,
+        *,
         committed: bool,
         decided_by: str,
     ) -> None:
@@ -128,10 +129,7 @@ def log(record: Record) -> None:
     A failed round that had claimed or held nothing (a plain 404) is no news; its line is for
     those who ask by the level.
     """
-    eventful = record.dropped or record.errors
-    if eventful or (not record.committed and record.resources):
-        level = logging.INFO
-    else:
-        level = logging.DEBUG
+    news = record.dropped or record.errors or (record.resources and not record.committed)
+    level = logging.INFO if news else logging.DEBUG
     if logger.isEnabledFor(level):
         logger.log(level, "%s", record, extra={"sidearm_record": record.as_dict()})

@@ -319,28 +319,29 @@ class Round:
             return
         if how == "close" and transaction.wrote:
             how = "rollback"  # closing a session that has only read loses nothing
-        ready: list[Held] = []
-        for held in self.held[:]:
-            if transaction not in held.transactions:
-                continue
-            held.transactions -= {transaction}
-            if how == "commit":
-                held.committed = True
-            if how == "close" or (how == held.on == "commit"):
-                continue  # it waits for what else is open, or for the round's end
-            if held.on == how:
-                self.held.remove(held)
-                ready.append(held)
-            elif held.on == "commit":
-                self._drop(held, "rolled back by hand")
-            else:
-                self.held.remove(held)
+        ready = [held for held in self.held[:] if self._frees(held, transaction, how)]
         if not self._anything_open(but=transaction.claim):
             saved = [held for held in self.held if held.on == "commit" and held.saved]
             self.held = [held for held in self.held if held not in saved]
             ready += saved
         if ready:
             self._leave(ready)
+
+    def _frees(self, held: Held, transaction: Transaction, how: str) -> bool:
+        """Whether the end of a transaction lets a held call leave now; it may drop it instead."""
+        if transaction not in held.transactions:
+            return False
+        held.transactions -= {transaction}
+        if how == "close":
+            return False
+        if how == held.on == "commit":
+            held.committed = True
+            return False  # it waits for what else is open
+        if held.on == "commit":
+            self._drop(held, "rolled back by hand")
+        else:
+            self.held.remove(held)
+        return held.on == how
 
     def _anything_open(self, but: Claim) -> bool:
         return any(
@@ -605,7 +606,13 @@ class Round:
         if quiet and self.kind != "work":
             return
         task = self.task
-        record = Record(task.name, task.kind, self.kind, decision.commit, decision.rule)
+        record = Record(
+            task.name,
+            task.kind,
+            self.kind,
+            committed=decision.commit,
+            decided_by=decision.rule,
+        )
         if task.request is not None:
             record.endpoint, record.url_rule, record.method = task.request
         record.resources = tuple(

@@ -2,6 +2,7 @@
 
 PORT ?= 8000
 PYTEST ?=
+BENCH ?=
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lint format types docs bench lock clean
@@ -15,7 +16,7 @@ help:
 	echo "make lint    ruff, import-linter, codespell       (make format mends what it can)"
 	echo "make types   mypy and pyright, strict"
 	echo "make docs    the documentation, in docs/_build/html"
-	echo "make bench   the benchmarks"
+	echo "make bench   the benchmarks                       (BENCH=tasks for some)"
 	echo "make lock    new versions into requirements.lock"
 
 run:
@@ -52,7 +53,7 @@ docs:
 
 bench:
 	scripts/setup dev
-	for benchmark in benchmarks/bench_*.py; do .venv/bin/python $$benchmark || exit 1; done
+	.venv/bin/python -m benchmarks $(BENCH)
 
 lock:
 	scripts/lock

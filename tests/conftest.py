@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import sys
 import threading
 import time
@@ -29,6 +30,12 @@ ENDING = 5.0  # seconds for what was told to end to do so
 # A test's time depends on what else the machine does; how many examples it tries does not.
 hypothesis.settings.register_profile("sidearm", deadline=None, max_examples=60)
 hypothesis.settings.load_profile("sidearm")
+
+
+def pytest_configure() -> None:
+    """Let SIGTERM end the run like Ctrl-C: servers that fixtures started end with it."""
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, lambda *_: pytest.exit("SIGTERM"))
 
 
 @pytest.fixture(scope="session", autouse=True)

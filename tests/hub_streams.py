@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from typing import Self
 
 PATIENCE = 30.0  # seconds; every wait ends
-PAUSE = 0.005  # seconds between two questions
+PAUSE = 0.02  # seconds between two questions
+# Smaller ones would wait for delayed acknowledgements.
+SMALL = 32_768  # bytes
 
 
 def event(channel: str, data: Any, *, keep: bool = True) -> PublishedEvent:
@@ -56,17 +58,17 @@ class Stream:
         Args:
             hub: The worker's end of the hub's socket.
             channels: What to listen to.
-            small: Whether the kernel's buffers are to be as small as they can be.
+            small: Whether the kernel's buffers are to be small, so that they are soon full.
             fields: More of :class:`~sidearm.hub.messages.Handoff`.
         """
         place = wait_for_hub(hub)
         fields.setdefault("position", place)
         with socket.create_server(("127.0.0.1", 0)) as listener:
             if small:
-                listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL)
             self.socket = socket.socket()
             if small:
-                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)
+                self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL)
             self.socket.connect(listener.getsockname())
             served, _ = listener.accept()
         with served:
@@ -110,6 +112,10 @@ class Stream:
         """All events up to the stream's end."""
         while self.read():
             continue
+        return self.pending_events()
+
+    def pending_events(self) -> list[Event]:
+        """The events that were read already, and not asked for yet."""
         events, self._events = self._events, []
         return events
 

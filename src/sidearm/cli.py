@@ -90,8 +90,9 @@ def hub(info: ScriptInfo, *, socket_path: str | None) -> None:
         config = hub_config(info.load_app(), socket_path)
         from .hub.server import Server
 
-        click.echo(f"The hub listens on {config.socket} (Ctrl-C stops it)")
-        Server(config).run()
+        Server(config).run(
+            lambda: click.echo(f"The hub listens on {config.socket} (Ctrl-C stops it)")
+        )
 
 
 def hub_config(app: Flask, socket_path: str | None) -> HubConfig:

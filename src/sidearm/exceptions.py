@@ -122,7 +122,7 @@ class NoRepresentation(SidearmError, TypeError):
 
     Attributes:
         mapped: The mapped class.
-        holder: The pydantic class around it whose own serializer could lay it open, if it is that.
+        holder: The pydantic class around it, if a serializer of that would lay it open.
     """
 
     def __init__(self, mapped: type, holder: type | None = None) -> None:
@@ -130,7 +130,7 @@ class NoRepresentation(SidearmError, TypeError):
         self.holder = holder
         what = f"{mapped.__module__}.{mapped.__qualname__} is a mapped class"
         if holder is not None:
-            what += f" inside {holder.__qualname__}, which writes it with a serializer of its own"
+            what += f" inside {holder.__qualname__}, where only pydantic could write it"
         name = (holder or mapped).__name__
         super().__init__(
             f"{what}. Sidearm never converts one by its columns, for one of them may hold a secret."

@@ -28,7 +28,7 @@ from .responses import Representations
 from .settings import Settings
 from .signals import events_dropped
 from .tasks import context
-from .tasks.claims import CommitMode, Resource
+from .tasks.claims import CommitMode, Resource, check_mode
 from .tasks.outcome import OutcomeRule
 
 T = TypeVar("T")
@@ -245,7 +245,7 @@ class Sidearm:
         """
         if isinstance(thing, Resource):
             if commit is not None:
-                thing.commit = commit
+                thing.commit = check_mode(commit)
             return self._accessor(thing)
         # Nothing of SQLAlchemy can have been given where it was never imported.
         if "sqlalchemy.orm" in sys.modules:

@@ -112,6 +112,16 @@ def caught() -> None:
 
 
 @app.cli.command()
+def reraise() -> None:
+    """Use the database for the first time while an error is handled, which then goes on."""
+    try:
+        raise LookupError("on purpose")
+    except LookupError:
+        write("reraise")
+        raise
+
+
+@app.cli.command()
 def broken() -> None:
     """Do what no database will commit."""
     get_db().execute("PRAGMA foreign_keys = ON")

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from flask import Flask, Response, redirect, request
-from werkzeug.middleware.proxy_fix import ProxyFix
 
 from sidearm import EventStream, Sidearm, event_stream, publish, publish_now, stream_position
 
 app = Flask(__name__)
 app.secret_key = "for the tests only"
-app.wsgi_app = ProxyFix(app.wsgi_app)  # type: ignore[method-assign]
 Sidearm(app)
 
 

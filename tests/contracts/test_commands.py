@@ -34,6 +34,7 @@ ENDS = [
     pytest.param(["usage"], 2, False, id="click.UsageError"),
     pytest.param(["fail"], 2, False, id="ctx.fail"),
     pytest.param(["caught"], 0, True, id="an exit that is caught"),
+    pytest.param(["reraise"], 1, False, id="claims while it handles, and raises"),
     pytest.param(["nested", "write"], 0, True, id="in a group"),
     pytest.param(["nested", "write", "--fail"], 1, False, id="in a group, sys.exit(1)"),
 ]

@@ -11,6 +11,8 @@ from urllib.parse import quote
 import pytest
 from flask import Flask, Response, abort, make_response, render_template_string, request
 
+from werkzeug.middleware.proxy_fix import ProxyFix
+
 from sidearm import (
     EventStream,
     Sidearm,
@@ -723,6 +725,23 @@ def test_h11_a_response_class_of_the_applications_own_is_kept(
     assert isinstance(seen[0], EventStream)
     assert isinstance(seen[0], Own)
     assert seen[0].own() == "own"
+
+
+def test_h7_the_hub_is_told_the_clients_address_behind_a_proxy(
+    app: Flask, client: FlaskClient
+) -> None:
+    """The address is the application's own view of it, after ProxyFix."""
+    app.wsgi_app = ProxyFix(app.wsgi_app)  # type: ignore[method-assign]
+    seen: list[str | None] = []
+
+    @app.get("/own")
+    def own() -> EventStream:
+        stream = event_stream("stock")
+        seen.append(stream.subscription.address)
+        return stream
+
+    client.get("/own", headers={"X-Forwarded-For": "192.0.2.7"})
+    assert seen == ["192.0.2.7"]
 
 
 def test_ss21_head_answers_with_the_headers_alone(app: Flask, client: FlaskClient) -> None:

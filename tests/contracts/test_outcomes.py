@@ -635,6 +635,17 @@ def test_t4_commit_on_takes_a_returned_status(attempt: Any) -> None:
     assert attempt.kept
 
 
+@pytest.mark.parametrize("status", [200, 302, 404])
+def test_t4_commit_on_counts_the_abort_whatever_its_page_is(
+    attempt: Any, handled: Flask, status: int
+) -> None:
+    """A handler that dresses the 403 as another status does not take the permission back."""
+    handled.register_error_handler(403, lambda _: ("nothing to see here", status))
+    assert attempt(lambda: abort(403), decorate=commit_on(403)).status_code == status
+    assert attempt.kept
+    assert "commit_on 403" in work_of(handled).decided_by
+
+
 def test_t4_commit_on_does_not_excuse_other_exceptions(attempt: Any, handled: Flask) -> None:
     """A crash that a handler answers with 403 is a crash."""
 
@@ -803,6 +814,30 @@ def test_pt_05_the_applications_rule_can_commit_an_exception(
     assert attempt(end).text == "mended"
     assert attempt.kept
     assert "rule" in work_of(handled).decided_by
+
+
+@pytest.mark.parametrize("status", [409, 500])
+def test_pt_05_the_rule_for_an_exception_is_not_overruled_by_its_page(
+    attempt: Any, arm: Sidearm, handled: Flask, status: int
+) -> None:
+    """The rule is asked with the exception *or*, if there is none, the response: once."""
+    asked = []
+
+    @arm.outcome
+    def rule(outcome: Any) -> bool | None:
+        asked.append(type(outcome))
+        return True if isinstance(outcome, Broken) else None
+
+    if status == 409:
+        handled.register_error_handler(Broken, lambda _: ("conflict", 409))
+
+    def end() -> None:
+        raise Broken
+
+    assert attempt(end).status_code == status
+    assert attempt.kept
+    assert "rule" in work_of(handled).decided_by
+    assert asked == [Broken]
 
 
 def test_pt_07_the_applications_rule_can_refuse_a_200(attempt: Any, arm: Sidearm) -> None:

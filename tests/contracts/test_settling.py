@@ -21,6 +21,7 @@ from flask import (
 )
 from flask.sessions import SecureCookieSessionInterface
 from werkzeug.exceptions import HTTPException
+from werkzeug.test import EnvironBuilder
 
 from sidearm import Sidearm, after_commit, after_rollback, current_task, publish
 from sidearm.signals import release_failed
@@ -514,17 +515,13 @@ def test_t5_commit_follows_after_request_and_precedes_session_save(
         return "ok"
 
     app.register_blueprint(blueprint)
-    environ: dict[str, Any] = {}
 
     def start_response(status: str, headers: Any, exc_info: Any = None) -> Any:
         lines.append(f"head {status}")
         return lambda _: None
 
-    with app.test_request_context("/") as context:
-        environ = context.request.environ
-    lines.clear()
-    body = app.wsgi_app(environ, start_response)
-    body.close()  # type: ignore[attr-defined]
+    body: Any = app.wsgi_app(EnvironBuilder("/").get_environ(), start_response)
+    body.close()
     assert sorted(lines[1:4]) == [
         *("after_request of the app", "after_request of the blueprint", "after_this_request")
     ]
@@ -950,7 +947,7 @@ def test_t5_a_handler_that_raises_becomes_the_500_page(
 def test_t5_headers_that_after_request_takes_away_stay_away(
     handled: Flask, ledger: Any, serve: Any
 ) -> None:
-    """What ``after_request`` adds to the lost response appears once on the error page."""
+    """What ``after_request`` adds appears once on the error page; cookies may be the log-in's."""
     thing = ledger.resource("thing", commit=CommitError())
 
     @handled.errorhandler(CommitError)
@@ -973,7 +970,7 @@ def test_t5_headers_that_after_request_takes_away_stay_away(
     assert response.headers.getlist("X-Once") in (["after_request's"], ["the handler's"])
     assert response.headers.getlist("X-Request-Id") == ["r1"]
     assert "ETag" not in response.headers
-    assert len(response.headers.getlist("Set-Cookie")) == 1
+    assert "Set-Cookie" not in response.headers
 
 
 def test_t5_a_commit_that_fails_in_every_kind_of_task_is_raised(

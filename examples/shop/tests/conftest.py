@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from flask import Flask
@@ -17,6 +18,9 @@ from sqlalchemy import func, select, update
 from shop import create_app
 from shop.database import Base, db
 from shop.models import Customer, Mail, Order, Product
+
+if TYPE_CHECKING:
+    from sidearm.testing import Captured
 
 PRODUCT = "kestrel-flask-0-5-l"  # what all tests buy
 
@@ -73,6 +77,15 @@ def make_app(
 @pytest.fixture
 def app(make_app: Callable[..., Flask]) -> Flask:
     return make_app()
+
+
+@pytest.fixture
+def captured(
+    app: Flask, sidearm_capture: Callable[[Flask], AbstractContextManager[Captured]]
+) -> Iterator[Captured]:
+    """What left :func:`app` during the test, and what did not."""
+    with sidearm_capture(app) as captured:
+        yield captured
 
 
 @pytest.fixture

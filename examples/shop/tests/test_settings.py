@@ -58,7 +58,7 @@ def test_the_environment_chooses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.setenv("SHOP_SECRET_KEY", "1234")
     monkeypatch.setenv("SHOP_DATABASE_URL", "sqlite:///other.db")
     app = create_app()
-    assert app.secret_key == "1234"
+    assert app.secret_key == "1234"  # noqa: S105
     assert app.config["SQLALCHEMY_DATABASE_URI"] == "sqlite:///other.db"
     assert not (tmp_path / "secret_key").exists()
     app = create_app({"SHOP_DATABASE_URL": "sqlite:///third.db"})

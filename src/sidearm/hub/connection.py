@@ -24,15 +24,11 @@ from .messages import (
     encode,
 )
 
-READ_SIZE = 1 << 18  # bytes
 READS = 16  # for one wake-up; a worker that never stops does not starve the others
 OUTGOING_LIMIT = 1 << 26  # bytes of answers that a worker may leave unread
 _DESCRIPTOR_SIZE = array.array("i").itemsize
 # Room for a few more descriptors than the one that is due: whoever sends more is seen, and refused.
 _ANCILLARY_SIZE = socket.CMSG_SPACE(4 * _DESCRIPTOR_SIZE) if platform.can_hand_off() else 0
-
-# All connections read through one buffer, one after the other.
-_buffer = memoryview(bytearray(READ_SIZE))
 
 
 class Connection:
@@ -40,6 +36,7 @@ class Connection:
 
     Args:
         connection: The accepted socket.
+        buffer: What to read through: one for all connections of a hub, one after the other.
         message_limit: The largest message accepted after the greeting, in bytes.
 
     Attributes:
@@ -48,6 +45,7 @@ class Connection:
     """
 
     __slots__ = (
+        "_buffer",
         "_descriptors",
         "_message_limit",
         "_outgoing",
@@ -57,8 +55,9 @@ class Connection:
         "role",
     )
 
-    def __init__(self, connection: RawSocket, message_limit: int) -> None:
+    def __init__(self, connection: RawSocket, buffer: memoryview, message_limit: int) -> None:
         connection.setblocking(False)
+        self._buffer = buffer
         self._socket = connection
         self._message_limit = message_limit
         self._splitter = Splitter(HELLO_LIMIT)
@@ -83,7 +82,7 @@ class Connection:
             try:
                 # CLOEXEC: a received descriptor would otherwise be inheritable.
                 size, ancillary, flags, _ = self._socket.recvmsg_into(
-                    [_buffer], _ANCILLARY_SIZE, platform.CMSG_CLOEXEC
+                    [self._buffer], _ANCILLARY_SIZE, platform.CMSG_CLOEXEC
                 )
             except BlockingIOError:
                 return
@@ -93,12 +92,12 @@ class Connection:
                 self._take_descriptors(ancillary, flags)
             if not size:
                 raise EOFError
-            for data in self._splitter.feed(_buffer[:size]):
+            for data in self._splitter.feed(self._buffer[:size]):
                 message = self._checked(decode_to_hub(data))
                 yield message, self._next_descriptor() if isinstance(message, Handoff) else None
             if self._descriptors and not self._splitter.holds_part:
                 raise ProtocolError("A descriptor came with a message that carries none.")
-            if size < READ_SIZE and not ancillary:
+            if size < len(self._buffer) and not ancillary:
                 return
 
     def answer(self, message: Message) -> bool:

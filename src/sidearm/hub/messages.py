@@ -217,11 +217,12 @@ class Splitter:
         limit: The largest message that is accepted, in bytes.
     """
 
-    __slots__ = ("_buffer", "limit")
+    __slots__ = ("_buffer", "_needed", "limit")
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._buffer = bytearray()
+        self._needed = 0
 
     @property
     def holds_part(self) -> bool:
@@ -234,23 +235,30 @@ class Splitter:
         Raises:
             ProtocolError: A message announces more bytes than ``limit``, or none.
         """
-        buffer = self._buffer
-        buffer += data
+        if self._buffer:
+            self._buffer += data
+            if len(self._buffer) < self._needed:
+                return []
+            whole = bytes(self._buffer)
+        else:
+            whole = bytes(data)
         messages = []
-        start, have = 0, len(buffer)
+        start, have = 0, len(whole)
+        self._needed = LENGTH_BYTES
         while have - start >= LENGTH_BYTES:
-            size = int.from_bytes(buffer[start : start + LENGTH_BYTES], "big")
+            body = start + LENGTH_BYTES
+            size = int.from_bytes(whole[start:body], "big")
             if not 0 < size <= self.limit:
                 raise ProtocolError(
                     f"A message announces {size} bytes; 1 to {self.limit} are expected here."
                     " What speaks on this socket is not a worker of this version."
                 )
-            end = start + LENGTH_BYTES + size
-            if have < end:
+            if have < body + size:
+                self._needed = body + size - start
                 break
-            messages.append(bytes(buffer[start + LENGTH_BYTES : end]))
-            start = end
-        del buffer[:start]
+            start = body + size
+            messages.append(whole[body:start])
+        self._buffer = bytearray(whole[start:])
         return messages
 
 

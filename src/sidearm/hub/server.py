@@ -42,6 +42,7 @@ from .messages import (
 )
 from .subscribers import NotAClient, Subscriber, Subscribers
 
+READ_SIZE = 1 << 18  # bytes
 DESCRIPTOR_RESERVE = 64  # kept free for workers and for the hub itself
 OWN_DESCRIPTORS = 7  # listener, lock, spare, poller, and the loop's three
 SNAPSHOT_LIMIT = 16 << 20  # bytes; beside the events of one message
@@ -171,7 +172,8 @@ class Hub:
         self._limit = platform.raise_descriptor_limit()
         # Descriptors are given out from the lowest free one, so a number tells how full it is.
         self._ceiling = self._limit - min(DESCRIPTOR_RESERVE, self._limit // 4)
-        self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+        self._spare: int | None = _open_spare()
+        self._spare_was_lost = False
         self._poller = platform.Poller()
         self._poller.watch(self._listener.fileno())
         self._log = Log(config)
@@ -180,6 +182,7 @@ class Hub:
         self._connections: dict[int, Connection] = {}
         self._arriving: list[tuple[Handoff, Subscriber]] = []
         self._message_limit = 4 * config.max_event_size + SNAPSHOT_LIMIT
+        self._read_buffer = memoryview(bytearray(READ_SIZE))
         self._discarded = bytearray(DISCARD_SIZE)
         self._began = time.monotonic()
         self._warned: dict[str, float] = {}
@@ -203,6 +206,8 @@ class Hub:
 
     def wake(self) -> None:
         """Do what there is to do: one round."""
+        if self._spare is None:
+            self._accept_again()
         for descriptor, readable, writable in self._poller.ready():
             if descriptor in self._connections:
                 self._serve_connection(self._connections[descriptor], readable, writable)
@@ -243,14 +248,17 @@ class Hub:
 
     def close(self) -> None:
         """Take what has already arrived, then end everything."""
-        self.wake()
-        self._listener.close()
+        try:
+            self.wake()
+        finally:
+            self._listener.close()
         for connection in list(self._connections.values()):
             self._drop_connection(connection)
         for subscriber in self._subscribers.all():
             self._fanout.close(subscriber)
         self._poller.close()
-        os.close(self._spare)
+        if self._spare is not None:
+            os.close(self._spare)
 
     # Workers
 
@@ -263,30 +271,54 @@ class Hub:
             except OSError as error:
                 if error.errno not in (errno.EMFILE, errno.ENFILE):
                     raise
-                self._turn_away()
-                continue
+                if self._turn_away():
+                    continue
+                return
             uid = platform.peer_uid(accepted)
             if uid not in (None, 0, platform.effective_uid()):
                 self._counts["refused_connections"] += 1
                 self._warn("user", "A connection of user %d was refused.", uid)
                 accepted.close()
                 continue
-            connection = Connection(accepted, self._message_limit)
+            connection = Connection(accepted, self._read_buffer, self._message_limit)
             self._connections[connection.fileno()] = connection
             self._poller.watch(connection.fileno())
 
-    def _turn_away(self) -> None:
-        """Accept and close a connection where no descriptor is left, lest the loop spin on it."""
+    def _turn_away(self) -> bool:
+        """Accept and close one connection where no descriptor is left, lest the loop spin on it.
+
+        Returns:
+            Whether there may be more: ``accept`` reports the full table also where nobody waits.
+        """
+        if self._spare is None:
+            return False
+        os.close(self._spare)
+        self._spare = None
+        try:
+            self._listener.accept().close()
+        except OSError:
+            return False
+        finally:
+            self._accept_again()
         self._counts["refused_connections"] += 1
         self._warn(
             "accept", "A worker was turned away: all %d descriptors are in use.", self._limit
         )
-        os.close(self._spare)
+        return True
+
+    def _accept_again(self) -> None:
+        """Take a spare descriptor back; without one, nobody is let in until the next round."""
+        paused = self._spare_was_lost
         try:
-            self._listener.accept().close()
-        except OSError as error:
-            logger.debug("It had gone already: %s", error)
-        self._spare = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+            self._spare = _open_spare()
+        except OSError:
+            self._spare_was_lost = True
+            if not paused:
+                self._poller.forget(self._listener.fileno())
+            return
+        self._spare_was_lost = False
+        if paused:
+            self._poller.watch(self._listener.fileno())
 
     def _serve_connection(
         self,
@@ -398,16 +430,23 @@ class Hub:
         if not arriving:
             return
         self._arriving = []
-        probe = not self._config.heartbeat
         for message, subscriber in arriving:
             if subscriber.fileno() >= self._ceiling:
                 self._refuse_stream(subscriber, message)
                 continue
-            if subscriber.family != platform.AF_UNIX:
-                platform.tune_client(subscriber, self._config.peer_timeout, probe=probe)
-            self._counts["opened"] += 1
-            parts = self._count_gap(opening.begin(self._log, message))
-            self._fanout.open(subscriber, message.channels, parts)
+            try:
+                self._open(message, subscriber)
+            except OSError as error:
+                logger.debug("A client had gone before its stream began: %s", error)
+                subscriber.hang_up()
+
+    def _open(self, message: Handoff, subscriber: Subscriber) -> None:
+        if subscriber.family != platform.AF_UNIX:
+            probe = not self._config.heartbeat
+            platform.tune_client(subscriber, self._config.peer_timeout, probe=probe)
+        self._counts["opened"] += 1
+        parts = self._count_gap(opening.begin(self._log, message))
+        self._fanout.open(subscriber, message.channels, parts)
 
     def _refuse_stream(self, subscriber: Subscriber, message: Opening) -> None:
         """End a stream at once: after 200, its ``retry:`` and the end, a client comes back."""
@@ -457,3 +496,7 @@ class Hub:
         if now - self._warned.get(kind, -WARNING_INTERVAL) >= WARNING_INTERVAL:
             self._warned[kind] = now
             logger.warning(text, *values)
+
+
+def _open_spare() -> int:
+    return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)

@@ -26,6 +26,15 @@ class Connection(sqlite3.Connection):
         super().rollback()
         self._tell("rollback")
 
+    def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
+        """Execute a statement; ``COMMIT`` and ``ROLLBACK`` end the transaction like the methods."""
+        before = self.in_transaction
+        cursor = super().execute(sql, *parameters)
+        if before and not self.in_transaction:
+            ends_well = sql.lstrip().upper().startswith(("COMMIT", "END"))
+            self._tell("commit" if ends_well else "rollback")
+        return cursor
+
     def __exit__(
         self,
         exc_type: type[BaseException] | None,

@@ -13,6 +13,20 @@ CommitMode = Literal["task", "explicit"]
 COMMIT_MODES = ("task", "explicit")
 
 
+def check_mode(commit: CommitMode) -> CommitMode:
+    """Return who commits, or refuse what is neither.
+
+    Raises:
+        ValueError: It is neither ``"task"`` nor ``"explicit"``.
+    """
+    if commit not in COMMIT_MODES:
+        raise ValueError(
+            f"commit is {commit!r}. Give 'task' (the task commits) or 'explicit' (the application"
+            " commits by hand)."
+        )
+    return commit
+
+
 class Transaction:
     """One transaction of a claim whose driver tells when it begins and ends.
 
@@ -42,13 +56,8 @@ class Resource:
     joins: ClassVar[bool] = False
 
     def __init__(self, name: str, commit: CommitMode = "task") -> None:
-        if commit not in COMMIT_MODES:
-            raise ValueError(
-                f"commit is {commit!r}. Give 'task' (the task commits) or 'explicit' (the"
-                " application commits by hand)."
-            )
         self.name = name
-        self.commit: CommitMode = commit
+        self.commit: CommitMode = check_mode(commit)
 
     def claim(self) -> Claim:
         """Claim the resource for the current round.

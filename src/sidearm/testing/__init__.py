@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from ..hub.eventstream import Event as Event
-    from .capture import Captured as Captured
-    from .capture import PublishedEvent as PublishedEvent
-    from .capture import capture as capture
+    from .captured import Captured as Captured
+    from .captured import PublishedEvent as PublishedEvent
+    from .captured import capture as capture
     from .client import EventSource as EventSource
     from .client import read_events as read_events
     from .servers import FlaskRunServer as FlaskRunServer
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 
 # pytest imports this package for its plugin in every run, so names are loaded when they are used.
 _HOMES = {
-    "Captured": "capture",
+    "Captured": "captured",
     "Event": "client",
     "EventSource": "client",
     "FlaskRunServer": "servers",
     "GunicornServer": "servers",
     "HubServer": "servers",
-    "PublishedEvent": "capture",
+    "PublishedEvent": "captured",
     "SMTPServer": "smtp",
     "Server": "servers",
     "UpServer": "servers",
-    "capture": "capture",
+    "capture": "captured",
     "free_port": "servers",
     "read_events": "client",
 }

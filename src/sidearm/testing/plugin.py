@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from flask import Flask
 
-    from .capture import Captured
+    from .captured import Captured
     from .client import EventSource
 
 
@@ -32,7 +32,7 @@ def sidearm_capture() -> Callable[[Flask], AbstractContextManager[Captured]]:
 
     The same as :func:`sidearm.testing.capture`, without an import.
     """
-    from .capture import capture
+    from .captured import capture
 
     return capture
 

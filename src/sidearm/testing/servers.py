@@ -30,9 +30,10 @@ if TYPE_CHECKING:
 
     from ..hub.messages import Figures
 
-START_TIMEOUT = 60.0  # seconds; a busy machine is slow, and only a failure waits so long
+START_TIMEOUT = 90.0  # seconds; a busy machine is slow, and only a failure waits so long
 WAIT_TIMEOUT = 20.0  # seconds
-STOP_TIMEOUT = 10.0  # seconds
+STOP_TIMEOUT = 30.0  # seconds
+KILL_TIMEOUT = 30.0  # seconds; SIGKILL is sure, but a busy machine takes its time
 PAUSE = 0.02  # seconds between two looks at something that cannot be waited for
 HOST = "127.0.0.1"
 
@@ -126,7 +127,7 @@ class Server:
         Raises:
             HubError: It is away.
         """
-        return ask_figures(self.socket_path)
+        return ask_figures(self.socket_path, WAIT_TIMEOUT)
 
     @property
     def pid(self) -> int:
@@ -246,7 +247,7 @@ class Server:
         """Kill it (SIGKILL), alone, as the kernel does when memory runs out."""
         process = self._started()
         process.kill()
-        return process.wait(self.stop_timeout)
+        return process.wait(KILL_TIMEOUT)
 
     def restart(self) -> None:
         """Stop it if it runs, and start it again with the same port and folder, and a new log."""
@@ -275,7 +276,7 @@ class Server:
     def _end(self) -> None:
         if self._process is not None:
             self.terminate()
-            _kill_session(self._process.pid, self.stop_timeout)
+            _kill_session(self._process.pid)
             self._process = None
 
     def _leave(self) -> None:
@@ -483,19 +484,19 @@ def _has_control_socket() -> bool:
     return any(setting.name == "control_socket_disable" for setting in KNOWN_SETTINGS)
 
 
-def _kill_session(leader: int, timeout: float) -> None:
+def _kill_session(leader: int) -> None:
     """Kill what a session's leader has left behind, and wait until it is gone.
 
     A process group is not enough: a server may put its children into groups of their own, but they
     stay in its session unless they leave it on purpose.
     """
-    deadline = time.monotonic() + timeout
+    deadline = time.monotonic() + KILL_TIMEOUT
     while rest := _session(leader):
         for pid in rest:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         if time.monotonic() > deadline:
-            raise TimeoutError(f"SIGKILL did not end the processes {rest} in {timeout:g} s.")
+            raise TimeoutError(f"SIGKILL did not end the processes {rest}.")
         time.sleep(PAUSE)  # they are init's children now; nothing of ours can wait for them
 
 

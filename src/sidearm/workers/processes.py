@@ -54,7 +54,7 @@ class Service:
     arguments: tuple[str, ...] = ()
     descriptors: tuple[int, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
-    stop_within: float = 10.0  # seconds
+    stop_within: float = 30.0  # seconds
     reloads: bool = False
 
 
@@ -146,7 +146,7 @@ class Supervisor:
         services: Started in this order, each when the one before is ready; stopped in reverse.
         say: Prints one line about what happened to a child.
         on_ready: Called once, when all are ready for the first time.
-        on_stop: Called once, before the first is stopped.
+        on_stop: Called once, before the first is stopped, with the failure that it is for, if any.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class Supervisor:
         *,
         say: Callable[[str], None],
         on_ready: Callable[[Mapping[str, Child]], None],
-        on_stop: Callable[[], None],
+        on_stop: Callable[[StartError | None], None],
     ) -> None:
         self._children = {service.name: Child(service) for service in services}
         self._say = say
@@ -248,7 +248,7 @@ class Supervisor:
         self._stopping = True
         for child in self._children.values():
             child.due = None
-        self._on_stop()
+        self._on_stop(self._failure)
 
     def _over(self) -> bool:
         """Whether all has ended; asks the next child to stop when it is time."""

@@ -7,13 +7,14 @@ being restarted, connections wait.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..exceptions import StartError
+from ..exceptions import HubError, StartError
 from ..hub.config import HubConfig
 from ..hub.listener import Listener
 from .listener import format_address, open_listener
@@ -54,23 +55,37 @@ class Site:
             HubError: The hub's socket cannot be had, or another hub has it.
         """
         check_platform()
-        Listener(self.hub.socket).close()  # the hub's own door: is it free, and can it be opened?
+        self.sweep()
         with open_listener(self.host, self.port) as listener:
 
             def say_ready(children: Mapping[str, Child]) -> None:
                 for line in self.describe(listener, children):
                     say(line)
 
-            def close() -> None:
-                say("Stopping: first the web server, then the hub.")
-                listener.close()
+            def close(failure: StartError | None) -> None:
+                if failure is None:
+                    say("Stopping: first the web server, then the hub.")
+                listener.close()  # who comes now is told so at once
 
-            Supervisor(
-                (self.hub_service(), self.web_service(listener)),
-                say=say,
-                on_ready=say_ready,
-                on_stop=close,
-            ).run()
+            try:
+                Supervisor(
+                    (self.hub_service(), self.web_service(listener)),
+                    say=say,
+                    on_ready=say_ready,
+                    on_stop=close,
+                ).run()
+            finally:
+                # A hub that was killed leaves its socket; a new hub on the same path, nothing to do.
+                with contextlib.suppress(HubError):
+                    self.sweep()
+
+    def sweep(self) -> None:
+        """Open and close the hub's door: finds out whether it can be had, and leaves it clean.
+
+        Raises:
+            HubError: It cannot be had.
+        """
+        Listener(self.hub.socket).close()
 
     def hub_service(self) -> Service:
         return Service(name=HUB, program=("-m", "sidearm.hub"), arguments=(self.hub.to_json(),))

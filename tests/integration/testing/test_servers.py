@@ -20,6 +20,7 @@ from sidearm.testing import (
     HubServer,
     Server,
     SMTPServer,
+    UpServer,
 )
 
 APPS = Path(__file__).parents[2] / "apps"
@@ -179,6 +180,15 @@ class TestFlaskRunServer:
         """The error shows what Flask says."""
         with pytest.raises(ServerDied, match="nowhere"):
             FlaskRunServer("nowhere", cwd=APPS).start()
+
+
+class TestUpServer:
+    def test_web_and_hub_are_up_in_the_block_and_gone_after_it(self) -> None:
+        """Three processes at least, none of which stays."""
+        with UpServer("plain", workers=1, cwd=APPS) as server:
+            pids = {server.pid, server.hub_figures().pid, int(fetch(f"{server.url}/pid"))}
+            assert len(pids) == 3
+        assert not any(runs(pid) for pid in pids)
 
 
 class TestHubServer:

@@ -30,7 +30,7 @@ def test_ten_healthy_seconds_end_the_back_off(child: Child) -> None:
 
 def test_what_it_says_when_ready_may_raise_the_time_to_stop(child: Child) -> None:
     """The graceful timeout of gunicorn timeout counts, whatever it is."""
-    assert child.grace == 10.0
+    assert child.grace == 30.0
     child.become_ready(b'{"stop_within": 35.0}\n', now=0.0)
     assert child.grace == 35.0
 

@@ -1,8 +1,8 @@
-"""Chapter 3: what a view returns becomes a response (R1).
+"""From a view's return value to what Flask accepts, and the registry of representations.
 
 A value becomes JSON in *steps*, each one level closer to it: a ``User`` becomes the dict that its
-representation returns, a dataclass the dict of its fields, a set a list. What a step returns is
-stepped on in turn, until only what ``app.json`` writes itself is left. The text is the
+representation returns, a dataclass the dict of its fields, an enum its value. What a step returns
+is stepped on in turn, until only what ``app.json`` writes itself is left. The text is the
 application's own: Sidearm settles shapes, ``app.json`` settles how a date looks.
 
 Two rules stand above convenience. What Flask converts today passes through as the same object.
@@ -13,24 +13,24 @@ is looked through: Flask's own JSON would lay a mapped dataclass inside one open
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from collections.abc import Set as AbstractSet
 from enum import Enum
 from functools import singledispatch
 from inspect import unwrap
-from operator import attrgetter, is_, methodcaller
-from types import MethodType, NoneType
+from operator import is_, methodcaller
+from types import MethodType
 from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 from weakref import ref
 
-import msgspec
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException
 from werkzeug.local import LocalProxy
 from werkzeug.wrappers import Response as BaseResponse
 
-from .exceptions import NoRepresentation
+from ..exceptions import NoRepresentation
+from . import models
+from .shapes import SCALARS, Step, find_shape, is_mapped
 
 if TYPE_CHECKING:
     from flask.typing import ResponseReturnValue
@@ -38,16 +38,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 R = TypeVar("R")
 
-#: Takes a value one level closer to JSON.
-Step: TypeAlias = Callable[[Any], Any]
-
 MakeResponse: TypeAlias = Callable[[Any], Response]
 
-#: What JSON has a notation for, and no value inside.
-_SCALARS = frozenset({str, int, float, bool, NoneType})
-
 #: Types of a return value that are Flask's at the first glance, and cost nothing more.
-_FLASKS_AT_A_GLANCE = frozenset({str, bytes, bytearray, NoneType, Response})
+_FLASKS_AT_A_GLANCE = frozenset({str, bytes, bytearray, type(None), Response})
 
 #: The frame in which Flask refuses a value; the function itself may have been wrapped meanwhile.
 _FLASKS_CODE = unwrap(Flask.make_response).__code__
@@ -126,7 +120,7 @@ class Representations:
             NoRepresentation: There is a mapped class in it that has no representation.
         """
         kind = type(value)
-        if kind in _SCALARS:
+        if kind in SCALARS:
             return value
         if kind is LocalProxy:
             return self.plain(_unwrap_proxy(value))
@@ -188,21 +182,18 @@ class Representations:
         except TypeError as error:
             if not _is_refusal(error, body):
                 raise
-            refusal = error
         if rest and not isinstance(body, tuple):
             # The talk's slide looks into no tuple; its form of the body counts in one all the same.
             return inner((self._ask_first(inner, app, body, []), *rest))
-        converted = self._convert(app, body)
-        if converted is body:
-            raise refusal
-        return inner(_join(converted, rest))
+        # What nobody can convert is refused once more, in Flask's words.
+        return inner(_join(self._convert(app, body), rest))
 
     def _is_represented(self, kind: type) -> bool:
         return self._registry.dispatch(kind) is not _unrepresented
 
     def _has_word(self, kind: type) -> bool:
         """Whether somebody has said how values of a class leave, or has to."""
-        return self._is_represented(kind) or _has_to_json(kind) or _is_mapped(kind)
+        return self._is_represented(kind) or _has_to_json(kind) or is_mapped(kind)
 
     def _step(self, kind: type) -> Step | None:
         represent: Step = self._registry.dispatch(kind)
@@ -210,34 +201,14 @@ class Representations:
             return represent
         if _has_to_json(kind):
             return methodcaller("to_json")
-        if _is_mapped(kind):
+        if is_mapped(kind):
             return _refuse
-        if _is_pydantic(kind):
+        if models.is_model(kind):
             return self._dump_model
-        return _find_shape(kind)
+        return find_shape(kind)
 
     def _dump_model(self, model: Any) -> Any:
-        """Dump a pydantic model or dataclass by its own rules, except for what is not pydantic's.
-
-        Pydantic writes the models and dataclasses inside a model by shape, asking nobody. So a
-        field that holds a value with a representation, or a mapped one, is left out of the dump
-        and converted here. Where the model has a serializer of its own its word stands, and what
-        it could lay open is refused.
-        """
-        kind = type(model)
-        ours: dict[str, Any] = {}
-        for name, value in _iterate_model(model):
-            found = [type(part) for part in _iterate_inside(value)]
-            if _serializes_itself(kind, name):
-                _refuse_shaped(found, holder=kind)
-            elif any(self._has_word(part) or _is_foreign(part) for part in found):
-                ours[name] = self.plain(value)
-        if getattr(kind, "__pydantic_root_model__", False) and ours:
-            return ours["root"]
-        dumped = _dump(model, exclude=set(ours))
-        if not ours:
-            return dumped
-        return dumped | {_get_dumped_name(kind, name): value for name, value in ours.items()}
+        return models.dump(model, self.plain, self._has_word)
 
 
 def _unrepresented(value: object) -> Any:
@@ -253,7 +224,7 @@ def _check_representable(cls: Any) -> None:
             f"represent() got {cls.__name__}, which is a response already, with its own status."
             f" Register '@app.errorhandler({cls.__name__})' instead."
         )
-    if cls in (object, dict, list, tuple, bytes, bytearray, *_SCALARS) or issubclass(
+    if cls in (object, dict, list, tuple, bytes, bytearray, *SCALARS) or issubclass(
         cls, BaseResponse
     ):
         raise TypeError(
@@ -277,12 +248,12 @@ def _is_plain(value: Any) -> bool:
     """
     if type(value) is dict:
         for key, item in value.items():
-            if type(key) is not str or not (type(item) in _SCALARS or _is_plain(item)):
+            if type(key) is not str or not (type(item) in SCALARS or _is_plain(item)):
                 return False
         return True
     if type(value) is list:
         for item in value:  # noqa: SIM110 (a generator expression takes half as long again)
-            if not (type(item) in _SCALARS or _is_plain(item)):
+            if not (type(item) in SCALARS or _is_plain(item)):
                 return False
         return True
     return False
@@ -311,160 +282,9 @@ def _sort(items: Any) -> Any:
         return items
 
 
-# Shapes: what the class of a value tells, without a word of the application.
-
-
 def _has_to_json(kind: type) -> bool:
     return callable(getattr(kind, "to_json", None))
 
 
-def _is_mapped(kind: type) -> bool:
-    return hasattr(kind, "__mapper__")
-
-
-def _is_pydantic(kind: type) -> bool:
-    return hasattr(kind, "__pydantic_fields__")
-
-
-def _is_foreign(kind: type) -> bool:
-    """Whether pydantic cannot write a value that Sidearm can."""
-    return issubclass(kind, msgspec.Struct) or hasattr(kind, "__attrs_attrs__")
-
-
 def _refuse(value: object) -> NoReturn:
     raise NoRepresentation(type(value))
-
-
-def _open_dataclass(value: Any) -> dict[str, Any]:
-    return _name((field.name, getattr(value, field.name)) for field in dataclasses.fields(value))
-
-
-def _open_attrs(value: Any) -> dict[str, Any]:
-    return _name((field.name, getattr(value, field.name)) for field in value.__attrs_attrs__)
-
-
-def _open_struct(struct: msgspec.Struct) -> dict[str, Any] | list[Any]:
-    """Lay one level of a Struct open, as msgspec does it with all levels."""
-    config = struct.__struct_config__
-    values = [getattr(struct, field) for field in struct.__struct_fields__]
-    if config.array_like:
-        return values if config.tag is None else [config.tag, *values]
-    pairs = list(zip(struct.__struct_encode_fields__, values, strict=True))
-    if config.omit_defaults:
-        defaults = struct.__struct_defaults__
-        required = len(pairs) - len(defaults)
-        pairs[required:] = [
-            pair
-            for pair, default in zip(pairs[required:], defaults, strict=True)
-            if not _is_default(pair[1], default)
-        ]
-    if config.tag is not None:
-        pairs.insert(0, (str(config.tag_field), config.tag))
-    return _name(pairs)
-
-
-def _is_default(value: object, default: Any) -> bool:
-    """Whether msgspec omits a field: the same object, or an empty list, dict or set."""
-    factory = getattr(default, "factory", None)
-    return value is default or (
-        factory in (list, dict, set) and type(value) is factory and not value
-    )
-
-
-def _name(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    return {name: value for name, value in pairs if value is not msgspec.UNSET}
-
-
-#: The first test that a class passes tells how to lay its values open; no step is needed for
-#: what JSON has itself.
-_SHAPES: tuple[tuple[Callable[[type], bool], Step | None], ...] = (
-    (lambda kind: issubclass(kind, Enum), attrgetter("value")),
-    (lambda kind: issubclass(kind, (dict, list, tuple, str)), None),
-    (lambda kind: issubclass(kind, msgspec.Struct), _open_struct),
-    (lambda kind: hasattr(kind, "__dataclass_fields__"), _open_dataclass),
-    (lambda kind: hasattr(kind, "__attrs_attrs__"), _open_attrs),
-    (lambda kind: issubclass(kind, Mapping), dict),
-)
-
-
-def _find_shape(kind: type) -> Step | None:
-    for has_shape, step in _SHAPES:
-        if has_shape(kind):
-            return step
-    return None
-
-
-def _iterate_inside(value: Any) -> Iterator[Any]:
-    """Go through a value and all that its shape would lay open, mapped objects unopened."""
-    kind = type(value)
-    if kind in _SCALARS:
-        return
-    yield value
-    for part in _get_parts(value, kind):
-        yield from _iterate_inside(part)
-
-
-def _get_parts(value: Any, kind: type) -> Iterable[Any]:
-    if _is_mapped(kind):
-        return ()
-    if _is_pydantic(kind):
-        return (part for _, part in _iterate_model(value))
-    shape = _find_shape(kind)
-    opened = value if shape is None else shape(value)
-    if isinstance(opened, dict):
-        return opened.values()
-    if isinstance(opened, (list, tuple, AbstractSet)):
-        return opened
-    return () if opened is value else (opened,)
-
-
-# Pydantic, by the attributes that its classes carry: it is not imported here.
-
-
-def _iterate_model(model: Any) -> Iterator[tuple[str, Any]]:
-    """Go through the fields that a dump would show, with computed ones that may hold objects."""
-    kind: Any = type(model)
-    for name, field in kind.__pydantic_fields__.items():
-        if not field.exclude:
-            yield name, getattr(model, name, None)
-    for name, computed in kind.__pydantic_decorators__.computed_fields.items():
-        if computed.info.return_type not in _SCALARS:
-            yield name, getattr(model, name)
-    yield from (getattr(model, "__pydantic_extra__", None) or {}).items()
-
-
-def _serializes_itself(kind: Any, name: str) -> bool:
-    """Whether a function of the model's author writes a field, or the whole model."""
-    dump = getattr(kind, "model_dump", None)
-    if dump is not None and dump.__module__.partition(".")[0] not in ("pydantic", "sqlmodel"):
-        return True
-    decorators = kind.__pydantic_decorators__
-    if decorators.model_serializers:
-        return True
-    serializers = decorators.field_serializers.values()
-    if any(name in each.info.fields or "*" in each.info.fields for each in serializers):
-        return True
-    field = kind.__pydantic_fields__.get(name)
-    return field is not None and any(hasattr(each, "when_used") for each in field.metadata)
-
-
-def _refuse_shaped(found: Iterable[type], holder: type) -> None:
-    for kind in found:
-        if _is_mapped(kind) and (hasattr(kind, "__dataclass_fields__") or _is_pydantic(kind)):
-            raise NoRepresentation(kind, holder)
-
-
-def _dump(model: Any, exclude: set[str]) -> Any:
-    if hasattr(model, "model_dump"):
-        return model.model_dump(mode="json", **({"exclude": exclude} if exclude else {}))
-    return model.__pydantic_serializer__.to_python(model, mode="json", exclude=exclude or None)
-
-
-def _get_dumped_name(kind: Any, name: str) -> str:
-    config = getattr(kind, "model_config", None) or getattr(kind, "__pydantic_config__", None) or {}
-    if not config.get("serialize_by_alias"):
-        return name
-    if name in kind.__pydantic_fields__:
-        return kind.__pydantic_fields__[name].serialization_alias or name
-    computed = kind.__pydantic_decorators__.computed_fields.get(name)
-    return (computed and computed.info.alias) or name

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from flask import Flask
+
 from sidearm import EventStream, Sidearm, event_stream
 
 app = Flask(__name__)

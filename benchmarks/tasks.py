@@ -15,8 +15,9 @@ from collections.abc import Callable
 from typing import Any
 
 from flask import Flask, g
-from sidearm import Sidearm, after_commit
 from werkzeug.test import create_environ
+
+from sidearm import Sidearm, after_commit
 
 from .measure import difference, in_turns, ratio
 
@@ -156,7 +157,7 @@ def requester(app: Flask, path: str) -> Callable[[], None]:
     wsgi_app = app.wsgi_app
     statuses: list[str] = []
 
-    def start_response(status: str, headers: Any, exc_info: Any = None) -> Any:
+    def start_response(status: str, *_: Any) -> None:
         statuses.append(status)
 
     def request() -> None:

@@ -26,12 +26,15 @@ def event(channel: str, data: Any, *, keep: bool = True) -> PublishedEvent:
     return channel, encode_body(data), keep
 
 
-def wait_for(
-    socket_path: str, condition: Callable[[Figures], bool], patience: float = PATIENCE
-) -> Figures:
+def figures_of(socket_path: str) -> Figures:
+    """A hub's figures, with more patience than a person has."""
+    return ask_figures(socket_path, PATIENCE)
+
+
+def wait_for(socket_path: str, condition: Callable[[Figures], bool]) -> Figures:
     """Ask a hub for its figures until they fulfil a condition."""
-    deadline = time.monotonic() + patience
-    while not condition(figures := ask_figures(socket_path, patience)):
+    deadline = time.monotonic() + PATIENCE
+    while not condition(figures := figures_of(socket_path)):
         assert time.monotonic() < deadline, f"Waited in vain; the figures are {figures}."
         time.sleep(PAUSE)
     return figures
@@ -137,6 +140,6 @@ class Stream:
 def publish_all(hub: HubClient, events: Iterable[PublishedEvent]) -> None:
     """Publish, and wait until the hub has every event."""
     batch = list(events)
-    before = ask_figures(hub.socket_path).published
+    before = figures_of(hub.socket_path).published
     hub.publish(batch)
     wait_for(hub.socket_path, lambda figures: figures.published >= before + len(batch))

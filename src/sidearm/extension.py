@@ -76,6 +76,16 @@ class AppState(context.TaskState):
             self._dev_hub.ensure(hub, self.hub_config())
         return hub
 
+    def plain(self, value: Any) -> Any:
+        """What an event carries of a value: text and bytes as they are, else its representation.
+
+        Args:
+            value: What was published.
+        """
+        if isinstance(value, (str, bytes, bytearray, memoryview)):
+            return value
+        return self.arm.representations.plain(value)
+
     def hub_config(self, socket_path: str | None = None) -> HubConfig:
         """What a hub for this application is told at its start.
 

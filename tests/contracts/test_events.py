@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import pytest
 from flask import Flask, Response, abort, make_response, render_template_string, request
-
+from sqlalchemy.orm import DeclarativeBase, Mapped, MappedAsDataclass, mapped_column
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from sidearm import (
@@ -30,7 +30,7 @@ from sidearm.exceptions import (
     OutsideTask,
 )
 from sidearm.hub.eventstream import Parser
-from sidearm.testing import read_events
+from sidearm.testing import capture, read_events
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -799,3 +799,44 @@ def test_t10_an_open_stream_holds_no_resource(
     response = client.get("/snapshot")  # its body is not read yet
     assert out == ["claimed", "released"]
     assert data_of(read_events(response)) == ["{}"]
+
+
+def test_e1_an_event_takes_the_form_that_a_view_would_return(app: Flask, arm: Sidearm) -> None:
+    """What has a representation is published in it, and a mapped class is never laid open."""
+
+    class Product:
+        def __init__(self, id: int) -> None:
+            self.id = id
+
+    arm.represent(Product)(lambda product: {"id": product.id})
+
+    @app.get("/publish")
+    def view() -> str:
+        publish("products", [Product(7)])
+        return "ok"
+
+    with capture(app) as captured:
+        app.test_client().get("/publish")
+    assert [event.data for event in captured.events] == [[{"id": 7}]]
+
+
+def test_e1_a_mapped_object_is_refused_where_it_is_published(app: Flask) -> None:
+    """The columns of a mapped dataclass, such as a password's hash, do not leave by accident."""
+
+    class Base(MappedAsDataclass, DeclarativeBase):
+        pass
+
+    class User(Base):
+        __tablename__ = "user"
+        id: Mapped[int] = mapped_column(primary_key=True)
+        password_hash: Mapped[str]
+
+    with app.app_context(), pytest.raises(TypeError, match="represent"):
+        publish("users", {"user": User(id=1, password_hash="secret")})
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_e1_what_json_cannot_hold_is_refused(app: Flask, number: float) -> None:
+    """NaN and infinity are no JSON numbers, and are refused instead of arriving as null."""
+    with app.app_context(), pytest.raises(TypeError, match="no JSON number"):
+        publish("numbers", {"price": [None, number]})

@@ -801,14 +801,14 @@ def test_r1_an_error_under_pydantic_comes_out_as_it_is(arm: Sidearm, answer: Ans
     """Pydantic wraps no error of a representation, and what nobody knows is named."""
     value: Any = Plain()
 
-    with pytest.raises(TypeError, match="^Object of type Plain is not JSON serializable$"):
+    with pytest.raises(TypeError, match=r"^Object of type Plain is not JSON serializable$"):
         answer(lambda: Page(number=1, items=[value]))
 
     @arm.represent(Plain)
     def fail(plain: Plain) -> None:
         raise LookupError(plain.name)
 
-    with pytest.raises(LookupError, match="^'?john'?$"):
+    with pytest.raises(LookupError, match=r"^john$"):
         answer(lambda: Page(number=1, items=[value]))
 
 

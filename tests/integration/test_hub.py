@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hub_streams import Stream, event, publish_all, wait_for, wait_for_hub
+from hub_streams import PATIENCE, Stream, event, figures_of, publish_all, wait_for, wait_for_hub
 
 from sidearm.exceptions import HubError
 from sidearm.hub.client import HubClient, ask_figures
@@ -44,6 +44,8 @@ from sidearm.testing import HubServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Self
+
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[HubServer]:
@@ -80,7 +82,7 @@ def start_hub() -> Iterator[Callable[..., HubClient]]:
         yield start
 
 
-# E3: resume
+# Resuming (E3)
 
 
 def test_e3_id_resumes_without_gap_or_duplicate(hub: HubClient) -> None:
@@ -204,7 +206,7 @@ def test_e3_replay_reaches_back_so_far(hub: HubClient) -> None:
         assert gap_of(stream) == "old"
 
 
-# E4: snapshots and positions
+# Snapshots and positions (E4)
 
 
 def test_e4_events_since_the_view_looked_follow_the_snapshot(hub: HubClient) -> None:
@@ -262,7 +264,7 @@ def test_e4_no_gap_and_no_duplicate_while_events_rain(hub: HubClient) -> None:
         assert len({stream.raw for stream in streams}) > 2
 
 
-# H3: heartbeats
+# Heartbeats (H3)
 
 
 def test_h3_heartbeat_is_a_comment_and_moves_the_id(start_hub: Callable[..., HubClient]) -> None:
@@ -283,7 +285,7 @@ def test_h3_no_heartbeat_when_it_is_zero(hub: HubClient) -> None:
     """An interval of 0 sends nothing, and costs nothing: the hub does not spin."""
     with Stream(hub, "a") as stream:
         stream.read()
-        pid = ask_figures(hub.socket_path).pid
+        pid = figures_of(hub.socket_path).pid
         before = _cpu_seconds(pid)
         assert stream.is_quiet(0.5)
         assert _cpu_seconds(pid) - before < 0.1
@@ -304,7 +306,7 @@ def test_h3_client_that_goes_away_is_forgotten_at_once(hub: HubClient) -> None:
     """A closed connection is no subscriber any more, and its channel is gone."""
     with Stream(hub, "a") as stream:
         stream.read()
-        assert ask_figures(hub.socket_path).channels == 1
+        assert figures_of(hub.socket_path).channels == 1
     figures = wait_for(hub.socket_path, lambda figures: figures.subscribers == 0)
     assert figures.channels == 0
 
@@ -317,7 +319,7 @@ def test_h11_what_a_client_sends_is_thrown_away(hub: HubClient) -> None:
         assert stream.data(1) == ["1"]
 
 
-# H4: slow subscribers
+# Slow subscribers (H4)
 
 
 def test_h4_subscriber_that_does_not_read_is_disconnected(tmp_path: Path) -> None:
@@ -373,7 +375,7 @@ def test_h4_resume_may_be_longer_than_the_buffer(start_hub: Callable[..., HubCli
         assert stream.data(21) == [*texts, "live"]
 
 
-# H7: descriptors
+# Descriptors (H7)
 
 
 def test_h7_descriptors_are_raised_to_the_hard_limit(tmp_path: Path) -> None:
@@ -381,7 +383,7 @@ def test_h7_descriptors_are_raised_to_the_hard_limit(tmp_path: Path) -> None:
     config = HubConfig(socket=str(tmp_path / "hub.sock"), heartbeat=0)
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     with running(config, prefix="ulimit -Sn 32;"):
-        assert ask_figures(config.socket).descriptor_limit == hard
+        assert figures_of(config.socket).descriptor_limit == hard
 
 
 def test_h7_streams_below_the_limit_are_refused_politely(tmp_path: Path) -> None:
@@ -412,7 +414,7 @@ def test_h7_streams_below_the_limit_are_refused_politely(tmp_path: Path) -> None
             assert stream.data(1) == ["room again"]
 
 
-# H8: a private socket
+# A private socket (H8)
 
 
 def test_h8_socket_is_private(tmp_path: Path) -> None:
@@ -427,7 +429,7 @@ def test_h8_socket_is_private(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
 def test_h8_other_users_are_refused(hub: HubClient) -> None:
     """Where the files' modes do not keep another user away, the peer credentials do."""
-    before = ask_figures(hub.socket_path).refused_connections
+    before = figures_of(hub.socket_path).refused_connections
     Path(hub.socket_path).parent.chmod(0o711)
     Path(hub.socket_path).chmod(0o666)
     code = (
@@ -439,7 +441,7 @@ def test_h8_other_users_are_refused(hub: HubClient) -> None:
     command = [sys.executable, "-c", code, hub.socket_path]
     shown = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert shown.stdout == "b''\n", shown.stderr
-    assert ask_figures(hub.socket_path).refused_connections == before + 1
+    assert figures_of(hub.socket_path).refused_connections == before + 1
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another user")
@@ -457,7 +459,7 @@ def test_h8_another_users_socket_is_not_trusted(hub: HubClient) -> None:
             ask_figures(str(path))
 
 
-# H9: encoded once, sent together
+# Encoded once, sent together (H9)
 
 
 def test_h9_what_arrives_together_leaves_in_one_send(hub: HubClient) -> None:
@@ -466,7 +468,7 @@ def test_h9_what_arrives_together_leaves_in_one_send(hub: HubClient) -> None:
         streams = [stack.enter_context(Stream(hub, "a", "b")) for _ in range(10)]
         before = wait_for(hub.socket_path, lambda figures: figures.subscribers == 10)
         publish_all(hub, [event("ab"[n % 2], n) for n in range(100)])
-        after = ask_figures(hub.socket_path)
+        after = figures_of(hub.socket_path)
         assert after.sends - before.sends == 10
         assert after.delivered - before.delivered == 1000
         for stream in streams:
@@ -502,7 +504,9 @@ def run_hub(config: HubConfig, *arguments: str, **options: Any) -> subprocess.Co
 class running(ExitStack):  # noqa: N801 - read as a sentence: with running(config)
     """A hub process with a command line of its own; it must end by SIGTERM with status 0."""
 
-    def __init__(self, config: HubConfig, *arguments: str, prefix: str = "", **options: Any) -> None:
+    def __init__(
+        self, config: HubConfig, *arguments: str, prefix: str = "", **options: Any
+    ) -> None:
         super().__init__()
         command = [sys.executable, "-m", "sidearm.hub", config.to_json(), *arguments]
         if prefix:
@@ -510,10 +514,10 @@ class running(ExitStack):  # noqa: N801 - read as a sentence: with running(confi
         self.config = config
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options)
 
-    def __enter__(self) -> running:
+    def __enter__(self) -> Self:
         while self.process.poll() is None:
             try:
-                ask_figures(self.config.socket)
+                figures_of(self.config.socket)
             except HubError:
                 time.sleep(0.02)
             else:
@@ -563,13 +567,13 @@ def test_hub_ends_with_its_lifeline(tmp_path: Path) -> None:
 
 def test_second_hub_names_the_first(hub: HubClient) -> None:
     """Two hubs on one socket would split the events: the second ends with one line."""
-    pid = ask_figures(hub.socket_path).pid
+    pid = figures_of(hub.socket_path).pid
     ended = run_hub(HubConfig(socket=hub.socket_path))
     assert ended.returncode == 1
     assert ended.stderr.count("\n") == 1
     assert repr(hub.socket_path) in ended.stderr
     assert f"process {pid}" in ended.stderr
-    assert ask_figures(hub.socket_path).pid == pid
+    assert figures_of(hub.socket_path).pid == pid
 
 
 @pytest.mark.parametrize(
@@ -610,7 +614,7 @@ def test_stale_socket_is_replaced(tmp_path: Path) -> None:
     first.process.communicate(timeout=60)
     assert Path(config.socket).exists()
     with running(config) as second:
-        assert ask_figures(config.socket).pid == second.process.pid
+        assert figures_of(config.socket).pid == second.process.pid
     assert not list(tmp_path.iterdir())
 
 
@@ -657,7 +661,7 @@ def connect(hub: HubClient) -> Iterator[Callable[[], socket.socket]]:
 
         def connect() -> socket.socket:
             connection = stack.enter_context(socket.socket(socket.AF_UNIX))
-            connection.settimeout(10)
+            connection.settimeout(PATIENCE)
             connection.connect(hub.socket_path)
             return connection
 
@@ -702,7 +706,7 @@ def test_what_is_no_message_is_refused_and_disturbs_nobody(
     hub: HubClient, connect: Callable[[], socket.socket], said: bytes
 ) -> None:
     """The connection is told why and closed; streams and workers do not notice."""
-    before = ask_figures(hub.socket_path).refused_connections
+    before = figures_of(hub.socket_path).refused_connections
     with Stream(hub, "a") as stream:
         connection = connect()
         connection.sendall(said)
@@ -710,7 +714,7 @@ def test_what_is_no_message_is_refused_and_disturbs_nobody(
         if isinstance(reply, Welcome):
             reply = answer(connection)
         assert isinstance(reply, Refused)
-        assert ask_figures(hub.socket_path).refused_connections == before + 1
+        assert figures_of(hub.socket_path).refused_connections == before + 1
         hub.publish([event("a", 1)])
         assert stream.data(1) == ["1"]
 
@@ -731,9 +735,11 @@ def test_large_event_that_arrives_anyway_is_refused(start_hub: Callable[..., Hub
     """The hub does not trust workers with its limit; the others of the batch go on."""
     hub = start_hub(max_event_size=100)
     with Stream(hub, "a") as stream:
-        hub.publish([event("a", 1), event("a", "x" * 200), ("a", b"data: torn", True), event("a", 2)])
+        hub.publish(
+            [event("a", 1), event("a", "x" * 200), ("a", b"data: torn", True), event("a", 2)]
+        )
         assert stream.data(2) == ["1", "2"]
-    assert ask_figures(hub.socket_path).refused_events == 2
+    assert figures_of(hub.socket_path).refused_events == 2
 
 
 def _send_descriptor(hub: HubClient, descriptor: int) -> None:
@@ -742,7 +748,7 @@ def _send_descriptor(hub: HubClient, descriptor: int) -> None:
 
 def test_descriptor_that_is_no_client_is_refused(hub: HubClient, tmp_path: Path) -> None:
     """A file, a pipe, a listener and a datagram socket are closed, and the hub lives on."""
-    before = ask_figures(hub.socket_path).refused_descriptors
+    before = figures_of(hub.socket_path).refused_descriptors
     with ExitStack() as stack:
         things: list[Any] = [stack.enter_context((tmp_path / "f").open("w"))]
         things += [stack.enter_context(os.fdopen(end)) for end in os.pipe()[:1]]
@@ -764,7 +770,7 @@ def test_handed_over_unix_socket_is_served(hub: HubClient) -> None:
         _send_descriptor(hub, far.fileno())
         far.close()
         hub.publish([event("a", "hello")])
-        near.settimeout(10)
+        near.settimeout(PATIENCE)
         received = b""
         while b"data: hello\n\n" not in received:
             received += near.recv(1000)
@@ -790,9 +796,9 @@ def test_descriptors_and_messages_must_match(
             connection.sendmsg([handoff], [rights] if case == "two" else [])
         assert isinstance(answer(connection), Refused)
         far.close()
-        near.settimeout(10)
+        near.settimeout(PATIENCE)
         assert near.recv(1) == b""
-    assert ask_figures(hub.socket_path).subscribers == 0
+    assert figures_of(hub.socket_path).subscribers == 0
 
 
 def _cpu_seconds(pid: int) -> float:

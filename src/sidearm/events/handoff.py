@@ -29,6 +29,8 @@ import re
 import socket
 from typing import TYPE_CHECKING, Any
 
+from ..hub import platform
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -234,13 +236,18 @@ def head_for_hub(written: bytes) -> bytes:
         raise NotPossible("a middleware holds the response back until it is complete")
     head, end, body = written.partition(b"\r\n\r\n")
     status_line, *lines = head.split(b"\r\n")
-    if not end or not _STATUS_LINE.match(status_line):
-        raise NotPossible(f"the server began its answer with {status_line[:40]!r}")
+    if not end or not status_line.startswith(b"HTTP/1."):
+        raise NotPossible("what the server wrote is no HTTP/1 head")
+    if not _STATUS_LINE.match(status_line):
+        raise NotPossible(
+            f"a middleware changed the status to {status_line[9:12].decode('latin-1')!r}"
+        )
     kept = [status_line]
     for line in lines:
         name = line.partition(b":")[0].strip().lower()
         if name in _FORBIDDEN_FIELDS:
-            raise NotPossible(f"a middleware added the header {line[:80].decode('latin-1')!r}")
+            # Only the name: each reason is logged once, and lengths are many.
+            raise NotPossible(f"a middleware added the header {name.decode()!r}")
         if name not in _DROPPED_FIELDS:
             kept.append(line)
     if COMMENT not in body:
@@ -269,7 +276,7 @@ def _finish(client: Any, body: bytes) -> None:
     client.shutdown(socket.SHUT_WR)
     with contextlib.suppress(BlockingIOError):
         for _ in range(4):  # as gunicorn: 64 KiB, not for ever
-            if not client.recv(CAPTURE_SIZE, socket.MSG_DONTWAIT):
+            if not client.recv(CAPTURE_SIZE, platform.DONTWAIT):
                 break
 
 

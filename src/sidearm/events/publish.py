@@ -25,7 +25,8 @@ def publish(channel: str, data: Any = None, *, event: str | None = None, keep: b
 
     Args:
         channel: Who hears it: all streams that ``event_stream`` opened on this name.
-        data: str and bytes go as they are, everything else as JSON. Give the new value, not a
+        data: str and bytes go as they are, everything else as JSON, in the form in which a view
+            would return it (``arm.represent``, ``to_json()``). Give the new value, not a
             difference: a client may have seen the change in a snapshot already.
         event: The type that a page listens to; ``message`` if there is none.
         keep: False makes it live only: it gets no id, and who is not connected never sees it.
@@ -36,6 +37,8 @@ def publish(channel: str, data: Any = None, *, event: str | None = None, keep: b
         TaskSettled: The task's outcome is decided already.
         InvalidField: ``event`` or ``data`` cannot be written as its field (HTML 9.2).
         FieldTypeError: JSON cannot hold ``data``.
+        NoRepresentation: There is a mapped object (SQLAlchemy) in ``data`` without a form of its
+            own; its columns never leave by accident.
         EventTooLarge: It is above ``SIDEARM_MAX_EVENT_SIZE``.
     """
     call = f"publish({check_channel(channel)!r})"
@@ -77,8 +80,9 @@ _WAITS = (
 
 
 def _body(app: Flask, channel: str, data: Any, event: str | None) -> bytes:
-    body = encode_body(data, event)
-    limit = state_of(app).settings.max_event_size
+    state = state_of(app)
+    body = encode_body(state.plain(data), event)
+    limit = state.settings.max_event_size
     if len(body) > limit:
         raise EventTooLarge(channel, len(body), limit)
     return body

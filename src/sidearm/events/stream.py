@@ -178,7 +178,7 @@ def event_stream(
         # was published since may not be in it.
         position=state.hub.position_at(task.began_ns()),
         last_event_id=_last_event_id(),
-        snapshot=_snapshot(snapshot, names[0], state.settings.max_event_size),
+        snapshot=_snapshot(snapshot, names[0], state),
         retry=retry,
         replay=replay,
         address=request.remote_addr or "",
@@ -222,11 +222,12 @@ def _last_event_id() -> str | None:
     return header or request.args.get("last_event_id") or None
 
 
-def _snapshot(snapshot: Any, channel: str, limit: int) -> bytes | None:
+def _snapshot(snapshot: Any, channel: str, state: Any) -> bytes | None:
     if snapshot is None or request.method == "HEAD":
         return None
-    value = snapshot() if isinstance(snapshot, Callable) else snapshot  # type: ignore[arg-type]
-    encoded = encode(value, event="snapshot")
+    value = snapshot() if callable(snapshot) else snapshot
+    encoded = encode(state.plain(value), event="snapshot")
+    limit = state.settings.max_event_size
     if len(encoded) > limit:
         raise EventTooLarge(channel, len(encoded), limit)
     return encoded

@@ -10,6 +10,7 @@ The parser follows the standard's steps to the letter, and may be fed any number
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -161,7 +162,10 @@ def _raw(data: Any) -> bytes:
     if isinstance(data, (bytes, bytearray, memoryview)):
         return _checked(bytes(data))
     try:
-        return _JSON.encode(data)
+        encoded = _JSON.encode(data)
+        if b"null" in encoded:  # what the encoder makes of NaN, so only then it is looked for
+            _refuse_non_finite(data)
+        return encoded
     except UnicodeEncodeError as error:
         raise InvalidField("data", data, _NO_SURROGATES) from error
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -171,6 +175,19 @@ def _raw(data: Any) -> bytes:
             f"JSON cannot hold it: {error}. Give str, bytes, or a value made of dicts, lists, str,"
             " numbers, booleans, None, dataclasses or msgspec Structs.",
         ) from error
+
+
+def _refuse_non_finite(value: Any) -> None:
+    """Refuse NaN and infinity (RFC 8259, 6), which a page would otherwise get as ``null``."""
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{value!r} is no JSON number")
+    elif isinstance(value, dict):
+        for item in value.values():
+            _refuse_non_finite(item)
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for item in value:
+            _refuse_non_finite(item)
 
 
 _NO_SURROGATES = "It holds a lone surrogate, which UTF-8 cannot carry; remove or replace it."

@@ -9,7 +9,9 @@ from sidearm.hub.messages import Lost, Splitter, decode_to_hub
 from sidearm.hub.pending import Chunk, Pending
 
 
-def chunk(data: bytes = b"0123456789", events: int = 1, channel: str = "a", since: float = 0) -> Chunk:
+def chunk(
+    data: bytes = b"0123456789", events: int = 1, channel: str = "a", since: float = 0
+) -> Chunk:
     return Chunk(data, events, frozenset([channel]), since)
 
 

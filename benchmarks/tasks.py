@@ -154,7 +154,7 @@ def add_views(
 def requester(app: Flask, path: str) -> Callable[[], None]:
     """What sends one request to an application, as a WSGI server does."""
     environ = create_environ(path)
-    wsgi_app = app.wsgi_app
+    wsgi_app: Any = app.wsgi_app
     statuses: list[str] = []
 
     def start_response(status: str, *_: Any) -> None:
@@ -164,7 +164,7 @@ def requester(app: Flask, path: str) -> Callable[[], None]:
         body = wsgi_app(environ.copy(), start_response)
         for _ in body:
             pass
-        body.close()  # type: ignore[attr-defined]
+        body.close()
         assert statuses.pop() == "200 OK"
 
     return request

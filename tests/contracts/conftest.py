@@ -131,9 +131,7 @@ class SQLiteStore(Store):
     def __init__(self, path: Path, arm: Sidearm, commit: Any = "task") -> None:
         super().__init__(path)
         self.opened: list[sqlite3.Connection] = []
-        self.connection = arm.use(
-            SQLite(path, commit=commit, timeout=1, setup=self.opened.append)
-        )
+        self.connection = arm.use(SQLite(path, commit=commit, timeout=1, setup=self.opened.append))
 
     def out(self) -> int:
         return sum(map(_is_open, self.opened))
@@ -253,9 +251,7 @@ def notes(arm: Sidearm, tmp_path: Path) -> Iterator[GeneratorStore]:
 
 
 @pytest.fixture
-def make(
-    arm: Sidearm, app: Flask, tmp_path: Path
-) -> Iterator[Callable[..., Any]]:
+def make(arm: Sidearm, app: Flask, tmp_path: Path) -> Iterator[Callable[..., Any]]:
     """Make stores: ``make("session", commit="explicit")``, each on a file of its own."""
     stores: list[Store] = []
 

@@ -463,7 +463,7 @@ def test_t7_a_commit_that_fails_in_a_callback_is_the_callbacks_failure(
 
     def view() -> str:
         notes.write("work")
-        after_commit(lambda: thing())
+        after_commit(thing)
         after_commit(lambda: notes.write("next"))
         return "ok"
 
@@ -496,9 +496,7 @@ def test_dj_18_a_callback_may_register_another(arm: Sidearm, app: Flask, notes: 
     assert notes.out() == 0
 
 
-def test_dj_18_what_a_failing_callback_registered_is_dropped(
-    arm: Sidearm, app: Flask
-) -> None:
+def test_dj_18_what_a_failing_callback_registered_is_dropped(arm: Sidearm, app: Flask) -> None:
     """It belongs to that callback's round, which rolled back; its ``after_rollback`` runs."""
     ran = []
 
@@ -766,7 +764,7 @@ def test_t7_what_an_after_rollback_callback_writes_is_saved(
 def test_t7_a_failing_after_rollback_callback_is_isolated(
     handled: Flask, serve: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One that raises is logged and signalled; the rest runs; the first error is what is answered."""
+    """One that raises is logged and signalled; the rest runs; the first error is answered."""
     ran = []
 
     @handled.errorhandler(Broken)

@@ -90,7 +90,7 @@ def flask() -> Callable[..., subprocess.CompletedProcess[str]]:
             input=stdin,
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=110,  # seconds; the suite may share its machine
             check=False,
             env=dict(os.environ),
         )
@@ -115,10 +115,20 @@ def test_t1_a_command_commits_by_its_exit_status(
 
 @pytest.mark.parametrize(
     ("arguments", "status", "kept"),
-    [each for each in ENDS if each.id in {
-        "returns", "raises", "sys.exit(0)", "sys.exit(3)", "ctx.exit(0)", "ctx.exit(2)",
-        "click.Abort",
-    }],
+    [
+        each
+        for each in ENDS
+        if each.id
+        in {
+            "returns",
+            "raises",
+            "sys.exit(0)",
+            "sys.exit(3)",
+            "ctx.exit(0)",
+            "ctx.exit(2)",
+            "click.Abort",
+        }
+    ],
 )
 def test_t1_a_command_of_a_real_process_commits_by_its_exit_status(
     database: Notes,
@@ -208,8 +218,6 @@ def test_t1_a_block_in_a_command_is_independent(database: Notes, commands: Any) 
 
     assert commands.app.test_cli_runner().invoke(args=["batches"]).exit_code == 1
     assert database.saved() == ["batch 0", "batch 1", "batch 2"]
-
-
 
 
 def shell_lines(*lines: str) -> str:

@@ -253,7 +253,7 @@ print(app.extensions["sidearm"].hub.stats().published)
 def test_e2_publish_now_works_in_a_plain_thread() -> None:
     """A thread without any context reaches the process's only application."""
     command = [sys.executable, "-c", ONE_APPLICATION]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=True)
     assert done.stdout == "1\n"
 
 

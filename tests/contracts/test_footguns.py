@@ -270,7 +270,7 @@ def test_footgun_2_sidearm_claims_once_and_gives_back(ours: Ours) -> None:
 
 @pytest.mark.parametrize("fails", [False, True])
 def test_footgun_3_the_slides_subscribers_hear_too_early(slide: Slide, fails: bool) -> None:
-    """A subscriber of the slide's ``redis.publish()`` reads a row that is not there, or never is."""
+    """A subscriber of the slide's ``redis.publish()`` finds no row, not yet or never."""
     heard: list[list[str]] = []
 
     def redis_publish(channel: str, data: str) -> None:

@@ -108,7 +108,7 @@ def test_t11_no_secret_of_an_errors_text_is_in_a_record(
 
     serve(view)
     handled.test_client().get("/")
-    record = [each for each in records_of(handled) if each.resources][0]
+    record = next(each for each in records_of(handled) if each.resources)
     assert "Broken" in str(record)
     assert "s3cret" not in json.dumps(record.as_dict()) + str(record)
 
@@ -265,9 +265,7 @@ def test_t11_a_callbacks_round_has_a_record_of_its_own(
     assert work.committed
 
 
-def test_t11_an_error_page_that_claims_has_a_record(
-    handled: Flask, notes: Any, serve: Any
-) -> None:
+def test_t11_an_error_page_that_claims_has_a_record(handled: Flask, notes: Any, serve: Any) -> None:
     """What an error handler claimed is a round too, and rolled back."""
 
     @handled.errorhandler(Broken)
@@ -286,10 +284,8 @@ def test_t11_an_error_page_that_claims_has_a_record(
     assert len(page.resources) == 1
 
 
-def test_t11_a_request_that_touched_nothing_has_its_record_too(
-    handled: Flask, serve: Any
-) -> None:
-    """"Every round": a page that used no resource has one as well."""
+def test_t11_a_request_that_touched_nothing_has_its_record_too(handled: Flask, serve: Any) -> None:
+    """A page that used no resource is a round too, and has a record."""
     serve(lambda: "ok", endpoint="view")
     handled.test_client().get("/")
     handled.test_client().get("/nowhere")
@@ -351,15 +347,15 @@ def test_pt_18_other_than_ascii_letters_are_recorded_as_they_are(
         after_commit(lambda: None)
         return "ok"
 
-    serve(view, "/käse/<größe>", endpoint="käse", defaults=None)
-    handled.view_functions["käse"] = lambda größe: view()
+    serve(view, "/käse/<size>", endpoint="käse", defaults=None)
+    handled.view_functions["käse"] = lambda size: view()
     handled.test_client().get("/käse/groß")
     with arm.task("Überweisung 送金"):
         pass
     request_record, block_record = records_of(handled)
-    assert (request_record.endpoint, request_record.url_rule) == ("käse", "/käse/<größe>")
+    assert (request_record.endpoint, request_record.url_rule) == ("käse", "/käse/<size>")
     assert block_record.task == "Überweisung 送金"
-    assert "/käse/<größe>" in caplog.text
+    assert "/käse/<size>" in caplog.text
     assert "送金" in caplog.text
 
 

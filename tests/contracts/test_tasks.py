@@ -106,9 +106,7 @@ def test_pt_15_current_task_is_gone_after_the_response(
 
 
 @pytest.mark.parametrize("when", ["before", "after", "in the body"])
-def test_pt_16_a_middleware_has_no_task(
-    app: Flask, ledger: Any, serve: Any, when: str
-) -> None:
+def test_pt_16_a_middleware_has_no_task(app: Flask, ledger: Any, serve: Any, when: str) -> None:
     """A resource that WSGI middleware touches outside the task raises, and nothing is claimed."""
     thing = ledger.resource("thing")
     serve(lambda: "ok", endpoint="view")
@@ -406,7 +404,7 @@ def test_t1_two_extension_objects_know_nothing_of_each_other(tmp_path: Path) -> 
             yield name
             lines.append(f"release {name}")
 
-        app.add_url_rule("/", "view", lambda use=arm.resource(thing): use())  # type: ignore[misc]
+        app.add_url_rule("/", "view", arm.resource(thing))
         arms.append(arm)
         apps.append(app)
     assert [app.test_client().get("/").text for app in apps] == ["one", "two"]
@@ -622,7 +620,7 @@ def test_t1_a_context_pushed_and_popped_by_hand_is_a_task(app: Flask, store: Any
 def test_t4_a_context_whose_first_claim_is_made_while_handling_an_error(
     app: Flask, ledger: Any, push: str
 ) -> None:
-    """An exception leaves the context: it fails, although it was handled when the claim was made."""
+    """What leaves the context fails it, although it was handled when the claim was made."""
     thing = ledger.resource("thing")
     with pytest.raises(Broken), getattr(app, push)():
         try:
@@ -651,9 +649,7 @@ def test_t1_a_context_inside_a_context_is_its_own_task(app: Flask, ledger: Any) 
 # -- T1: threads and what carries a context along
 
 
-def test_t1_a_new_thread_has_no_task(
-    app: Flask, arm: Sidearm, ledger: Any, serve: Any
-) -> None:
+def test_t1_a_new_thread_has_no_task(app: Flask, arm: Sidearm, ledger: Any, serve: Any) -> None:
     """A thread that a view starts cannot claim, register or publish, and can open a task."""
     thing = ledger.resource("thing")
 
@@ -673,9 +669,7 @@ def test_t1_a_new_thread_has_no_task(
     assert ledger.lines == ["claim thing", "commit thing", "release thing"]
 
 
-def test_t1_a_new_thread_inside_a_block_has_no_task(
-    app: Flask, arm: Sidearm, ledger: Any
-) -> None:
+def test_t1_a_new_thread_inside_a_block_has_no_task(app: Flask, arm: Sidearm, ledger: Any) -> None:
     """The same inside ``arm.task()`` and a pushed context."""
     thing = ledger.resource("thing")
     with arm.task("import"):
@@ -763,7 +757,7 @@ def test_t2_threads_that_share_a_task_claim_once(app: Flask, arm: Sidearm) -> No
 
 
 def test_t1_an_async_view_is_one_task(app: Flask, ledger: Any) -> None:
-    """An async view, which runs in another thread, has the request's task, and so its coroutines."""
+    """An async view, which runs in another thread, has the request's task, as its coroutines."""
     pytest.importorskip("asgiref")
     thing = ledger.resource("thing")
 
@@ -1036,7 +1030,7 @@ def test_t2_a_generator_that_yields_never_or_twice_is_an_error(
 
 
 def test_t9_a_client_block_settles_before_it_ends(app: Flask, ledger: Any, serve: Any) -> None:
-    """``with client:`` keeps Flask's context; the task has settled when the answer is there, once."""
+    """``with client:`` keeps Flask's context; the task has settled, once, with the answer."""
     thing = ledger.resource("thing")
 
     def view() -> str:
@@ -1057,7 +1051,7 @@ def test_t9_a_client_block_settles_before_it_ends(app: Flask, ledger: Any, serve
 def test_t9_in_a_client_block_the_requests_task_is_over(
     app: Flask, ledger: Any, serve: Any
 ) -> None:
-    """In the block, under the request's preserved context, a claim is an error and leaks nothing."""
+    """In the block, under the preserved context, a claim is an error and leaks nothing."""
     thing = ledger.resource("thing")
 
     def view() -> str:
@@ -1131,7 +1125,9 @@ def test_t9_stream_with_context_settles_once_before_the_body(
     assert len(app.extensions["sidearm"].records) == 1
 
 
-def test_t9_two_streams_in_turn_never_share_a_connection(app: Flask, notes: Any, serve: Any) -> None:
+def test_t9_two_streams_in_turn_never_share_a_connection(
+    app: Flask, notes: Any, serve: Any
+) -> None:
     """While one body streams, the pool's connection serves another request, and comes back once."""
     bodies: list[Any] = []
 
@@ -1263,7 +1259,7 @@ def test_t9_a_streamed_body_may_open_a_task(
 
 
 def test_t9_a_body_without_context_cannot_claim(app: Flask, ledger: Any, serve: Any) -> None:
-    """In a plain generator there is no context and so no task: ``RuntimeError``, nothing claimed."""
+    """In a plain generator there is no context, no task: ``RuntimeError``, nothing claimed."""
     thing = ledger.resource("thing")
 
     def view() -> Response:
@@ -1317,13 +1313,13 @@ def test_t9_anothers_failing_teardown_function_skips_nothing(
         thing()
         return "ok"
 
-    with pytest.raises(Exception) as caught:  # noqa: PT011 - Flask 3.2 wraps it in a group
+    with pytest.raises(Exception) as caught:  # Flask 3.2 wraps it in a group
         app.test_client().get("/")
     assert "Broken" in repr(caught.value)
     assert ledger.lines == SETTLED
     ledger.lines.clear()
     if hook == "teardown_appcontext":
-        with pytest.raises(Exception), app.app_context():  # noqa: B017, PT011 - as above
+        with pytest.raises(Exception), app.app_context():  # noqa: B017 - as above
             thing()
         assert ledger.count("claim") == ledger.count("release") == 1
 
@@ -1356,7 +1352,7 @@ def test_t9_a_late_claim_in_anothers_teardown_function_leaks_nothing(
 
 
 def test_tx_11_a_settled_task_holds_nothing(app: Flask, arm: Sidearm) -> None:
-    """After commit and after rollback the task keeps no value of a resource and no callback alive."""
+    """After its end, good or bad, the task keeps no value of a resource and no callback alive."""
     import weakref
 
     class Thing:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sqlite3
 from contextlib import closing
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,7 +16,6 @@ from sidearm.signals import held_dropped
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from flask import Flask
 
@@ -77,7 +77,7 @@ def test_c6_event_of_an_explicit_rollback_is_dropped(
 def test_c6_event_published_after_the_commit_leaves(
     app: Flask, make: Any, serve: Any, captured: Any, commit: str, read_first: bool
 ) -> None:
-    """``publish`` after the commit, no write after it, a read of the order in between: it leaves."""
+    """``publish`` after the commit, a read and no write after it: it leaves."""
     store = make("flask-sqlalchemy", commit)
 
     def view() -> str:
@@ -147,9 +147,7 @@ def test_t13_what_was_committed_by_hand_stays(handled: Flask, explicit: Any, ser
     assert explicit.out() == 0
 
 
-def test_t13_callbacks_leave_with_each_commit(
-    app: Flask, arm: Sidearm, explicit: Any
-) -> None:
+def test_t13_callbacks_leave_with_each_commit(app: Flask, arm: Sidearm, explicit: Any) -> None:
     """An explicit commit lets what was registered before it leave, at once; see the row there."""
     seen = []
     with arm.task("import"):
@@ -339,9 +337,7 @@ def test_t13_textual_sql_tells_what_it_is(
     assert len(captured.events) == (0 if writes else 1)
 
 
-def test_t13_core_statements_are_writes(
-    app: Flask, arm: Sidearm, make: Any, captured: Any
-) -> None:
+def test_t13_core_statements_are_writes(app: Flask, arm: Sidearm, make: Any, captured: Any) -> None:
     """Core's ``insert()``, which no flush sees, is a write."""
     from sqlalchemy import insert
 
@@ -519,7 +515,7 @@ def test_t13_a_callback_that_raises_at_a_commit_by_hand_is_isolated(
 def test_t13_objects_can_be_read_in_a_callback_at_a_commit_by_hand(
     app: Flask, make: Any, arm: Sidearm
 ) -> None:
-    """Reading an expired attribute in the callback works, and disturbs the view's session in nothing."""
+    """Reading an expired attribute in the callback works, and the view's session goes on."""
     store = make("flask-sqlalchemy", "explicit")
     db = store.db
     seen = []
@@ -601,9 +597,7 @@ def test_t13_sqlite_with_the_connections_own_context_manager(
 
 
 @pytest.mark.parametrize("statement", ["COMMIT", "commit", "END", "ROLLBACK"])
-def test_t13_sqlite_by_a_statement(
-    app: Flask, arm: Sidearm, make: Any, statement: str
-) -> None:
+def test_t13_sqlite_by_a_statement(app: Flask, arm: Sidearm, make: Any, statement: str) -> None:
     """A transaction that is ended by a statement is committed or not as the statement says."""
     store = make("sqlite3", "explicit")
     ran = []
@@ -615,6 +609,55 @@ def test_t13_sqlite_by_a_statement(
         assert (store.saved(), ran) == ([], [])
     else:
         assert (store.saved(), ran) == (["row"], ["callback"])
+
+
+def test_t13_sqlite_by_a_script(app: Flask, arm: Sidearm, make: Any) -> None:
+    """``executescript()`` commits what is open before it begins (the driver's own rule)."""
+    store = make("sqlite3", "explicit")
+    ran = []
+    with arm.task("work"):
+        store.write("row")
+        after_commit(lambda: ran.append("callback"))
+        store.connection().executescript("CREATE TABLE other (text TEXT);")
+    assert (store.saved(), ran) == (["row"], ["callback"])
+
+
+@pytest.mark.parametrize("through", ["connection", "cursor"])
+def test_t13_sqlite_with_transactions_begun_by_hand(
+    app: Flask, arm: Sidearm, tmp_path: Path, through: str
+) -> None:
+    """``isolation_level=None`` with ``BEGIN`` and ``COMMIT`` by hand, as savepoints need it."""
+    path = tmp_path / "by-hand.db"
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE notes (text TEXT)")
+    get_db = arm.use(SQLite(path, commit="explicit", isolation_level=None))
+    ran: list[str] = []
+    with pytest.raises(Broken), arm.task("work"):
+        execute = get_db().execute if through == "connection" else get_db().cursor().execute
+        for text, end in (("one", "COMMIT"), ("two", "ROLLBACK"), ("three", "COMMIT")):
+            execute("BEGIN")
+            execute("INSERT INTO notes VALUES (?)", (text,))
+            after_commit(lambda text=text: ran.append(text))  # type: ignore[misc]
+            execute(end)
+        raise Broken
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("SELECT text FROM notes").fetchall() == [("one",), ("three",)]
+    assert ran == ["one", "three"]
+
+
+def test_t13_what_is_dropped_is_named_with_its_place(
+    app: Flask, arm: Sidearm, make: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log line of a dropped callback or event says where in the code it was registered."""
+    store = make("sqlite3", "explicit")
+    with arm.task("work"):
+        store.write("forgotten")
+        after_commit(print)
+        publish("orders", 1)
+    lines = [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING]
+    for call in ("after_commit(", "publish('orders')"):
+        (line,) = [each for each in lines if call in each]
+        assert Path(__file__).name in line
 
 
 # -- declaring
@@ -636,7 +679,7 @@ def generator() -> Iterator[None]:
 def test_t12_flask_sqlalchemy_keeps_its_own_scope_and_removal(
     app: Flask, make: Any, serve: Any
 ) -> None:
-    """Sidearm only settles it: the session is the application's own, and is removed by its owner."""
+    """Sidearm only settles it: the session is the application's own, removed by its owner."""
     store = make("flask-sqlalchemy", "task")
     sessions = []
 

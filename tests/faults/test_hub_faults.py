@@ -212,8 +212,8 @@ def test_h6_command_that_publishes_and_ends_is_heard(
         "import sys; from sidearm.hub.client import HubClient\n"
         "HubClient(sys.argv[1]).publish([('a', b'data: 1\\n', True)])\n"
     )
-    subprocess.run([sys.executable, "-c", code, socket_path], timeout=60, check=True)
-    assert figures_of(socket_path).published == 1
+    subprocess.run([sys.executable, "-c", code, socket_path], timeout=90, check=True)
+    wait_for(socket_path, lambda figures: figures.published == 1)
 
 
 def test_h6_failing_on_drop_is_logged(
@@ -241,7 +241,7 @@ def test_h6_stuck_hub_holds_nobody(
     server = start()
     with Stream(hub, "a") as stream:
         publish_all(hub, [event("a", 0)])
-        assert hub.fetch(Fetch(("a",))) is not None
+        wait_until(lambda: hub.fetch(Fetch(("a",))) is not None)
         server.send_signal(signal.SIGSTOP)
         with at_most(PATIENCE):
             assert hub.fetch(Fetch(("a",))) is None
@@ -337,8 +337,7 @@ def test_h6_breaker_closes_by_itself(
     """After half a second somebody may try again."""
     hub = make_client()
     server = start()
-    wait_for_hub(hub)
-    assert hub.fetch(Fetch(("a",))) is not None
+    wait_until(lambda: hub.fetch(Fetch(("a",))) is not None)
     server.send_signal(signal.SIGSTOP)
     assert hub.fetch(Fetch(("a",))) is None
     server.send_signal(signal.SIGCONT)
@@ -360,11 +359,11 @@ def test_child_of_a_fork_starts_afresh(
     pid = os.fork()
     if not pid:
         hub.publish([event("a", "child")])
-        hub.close()
+        hub.close(flush_seconds=LONG)
         os._exit(0)
     assert os.waitpid(pid, 0)[1] == 0
     publish_all(hub, [event("a", "parent again")])
-    assert figures_of(socket_path).published == 3
+    wait_for(socket_path, lambda figures: figures.published == 3)
 
 
 def test_what_waits_is_sent_once_after_a_fork(

@@ -29,6 +29,7 @@ from sidearm.testing import EventSource, FlaskRunServer, GunicornServer, HubServ
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from sidearm.hub.eventstream import Event
     from sidearm.hub.messages import Figures
 
 APPS = Path(__file__).parent.parent / "apps"
@@ -141,15 +142,18 @@ def held(live: Live, path: str) -> EventSource:
     raise AssertionError(f"{source!r} is polled.")
 
 
-def collect(source: EventSource, count: int) -> list[str]:
-    """The data of the next events, over as many connections as it takes."""
-    received: list[str] = []
-    while len(received) < count:
+def next_event(source: EventSource) -> Event:
+    """The next event, over as many connections as it takes."""
+    while True:
         try:
-            received.append(source.next_event(30).data)
+            return source.next_event(30)
         except StreamEnded:
             source.reconnect(30)
-    return received
+
+
+def collect(source: EventSource, count: int) -> list[str]:
+    """The data of the next events."""
+    return [next_event(source).data for _ in range(count)]
 
 
 @contextmanager
@@ -397,14 +401,14 @@ def test_h6_a_killed_hub_fails_no_request_and_clients_are_told(name: str, channe
         hub.restart()
         live.wait_until(lambda: _accepted(live, 1), "the event that waited")
         source.reconnect()
-        gap = source.next_event()
+        gap = next_event(source)
         assert gap.event == "sidearm:gap"
         assert msgspec.json.decode(gap.data)["reason"] == "epoch"
         assert gap.id.partition("-")[0] != before.id.partition("-")[0]
         # The event that waited lies before the view's position: the page that the gap makes the
         # client fetch, or the snapshot, has it already.
         live.publish(channel, "after")
-        assert source.next_event().data == "after"
+        assert collect(source, 1) == ["after"]
 
 
 def _accepted(live: Live, count: int) -> bool:

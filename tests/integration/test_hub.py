@@ -82,7 +82,7 @@ def start_hub() -> Iterator[Callable[..., HubClient]]:
         yield start
 
 
-# Resuming (E3)
+# Contract E3, resuming
 
 
 def test_e3_id_resumes_without_gap_or_duplicate(hub: HubClient) -> None:
@@ -206,7 +206,7 @@ def test_e3_replay_reaches_back_so_far(hub: HubClient) -> None:
         assert gap_of(stream) == "old"
 
 
-# Snapshots and positions (E4)
+# Contract E4, snapshots and positions
 
 
 def test_e4_events_since_the_view_looked_follow_the_snapshot(hub: HubClient) -> None:
@@ -264,7 +264,7 @@ def test_e4_no_gap_and_no_duplicate_while_events_rain(hub: HubClient) -> None:
         assert len({stream.raw for stream in streams}) > 2
 
 
-# Heartbeats (H3)
+# Contract H3, heartbeats
 
 
 def test_h3_heartbeat_is_a_comment_and_moves_the_id(start_hub: Callable[..., HubClient]) -> None:
@@ -319,7 +319,7 @@ def test_h11_what_a_client_sends_is_thrown_away(hub: HubClient) -> None:
         assert stream.data(1) == ["1"]
 
 
-# Slow subscribers (H4)
+# Contract H4, slow subscribers
 
 
 def test_h4_subscriber_that_does_not_read_is_disconnected(tmp_path: Path) -> None:
@@ -375,7 +375,7 @@ def test_h4_resume_may_be_longer_than_the_buffer(start_hub: Callable[..., HubCli
         assert stream.data(21) == [*texts, "live"]
 
 
-# Descriptors (H7)
+# Contract H7, descriptors
 
 
 def test_h7_descriptors_are_raised_to_the_hard_limit(tmp_path: Path) -> None:
@@ -414,7 +414,7 @@ def test_h7_streams_below_the_limit_are_refused_politely(tmp_path: Path) -> None
             assert stream.data(1) == ["room again"]
 
 
-# A private socket (H8)
+# Contract H8, a private socket
 
 
 def test_h8_socket_is_private(tmp_path: Path) -> None:
@@ -459,7 +459,7 @@ def test_h8_another_users_socket_is_not_trusted(hub: HubClient) -> None:
             ask_figures(str(path))
 
 
-# Encoded once, sent together (H9)
+# Contract H9, encoded once and sent together
 
 
 def test_h9_what_arrives_together_leaves_in_one_send(hub: HubClient) -> None:

@@ -57,7 +57,7 @@ def test_1b_application_bound(app: Flask) -> None:
 def test_1b_application_bound_production(
     app: Flask, arm: Sidearm, get_connection: Callable[[], str]
 ) -> None:
-    """Production: such a context is a task, as is ``with arm.task("import"):``; no request needed."""
+    """Production: such a context is a task, as is ``with arm.task("import"):``."""
     ran = []
     ctx = app.app_context()
     ctx.push()
@@ -98,7 +98,7 @@ def test_1c_request_bound_production(app: Flask, get_connection: Callable[[], st
 
 
 def test_1d_lifetimes(app: Flask) -> None:
-    """Literal: ``current_app`` and ``g`` live with the app context, ``request``, ``session`` with the request's."""
+    """Literal: ``g`` lives with the app context, ``request`` and ``session`` with the request's."""
     with app.app_context():
         g.foo = 42
         assert current_app.name == app.name

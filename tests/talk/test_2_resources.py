@@ -86,7 +86,7 @@ def test_2a_contexts_are_made_and_dropped_at_will(app: Flask) -> None:
 
 
 def test_2a_tasks_are_made_and_dropped_at_will(app: Flask, arm: Sidearm) -> None:
-    """Production: so are tasks; each of a thousand settles by itself (benchmarks/ has the times)."""
+    """Production: so are tasks, each of which settles by itself (benchmarks/ has the times)."""
     ran = []
     for number in range(1000):
         with arm.task("tiny"):
@@ -291,7 +291,7 @@ def test_2e_after_commit(
     connection_pool: ConnectionPool,
     get_database_connection: Callable[[], sqlite3.Connection],
 ) -> None:
-    """Production: Sidearm's ``after_commit`` is written the same, and one that raises is isolated."""
+    """Production: ``after_commit`` is written the same, and one that raises is isolated."""
     seen: list[Any] = []
 
     @app.post("/buy/<outcome>")
@@ -333,7 +333,7 @@ class User:
 
     @property
     def email_address(self) -> str:
-        """Read from the database, as from an ORM's expired object: the connection has to be there."""
+        """Read as from an ORM's expired object: the connection has to be there."""
         self.con.execute("SELECT 1")
         return self._email_address
 

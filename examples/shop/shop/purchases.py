@@ -75,6 +75,10 @@ def purchase_product(product: Product, customer: Customer, quantity: int = 1) ->
     db.session.add(order)
     db.session.flush()
 
+    # What is held leaves in this order, so the windows need not wait for the mail server.
+    publish("stock", stock_news(product), event="stock")
+    publish("sold", sale_news(order), event="sold")
+
     @after_commit
     def send_success_mail() -> None:
         body = render_template(
@@ -82,8 +86,6 @@ def purchase_product(product: Product, customer: Customer, quantity: int = 1) ->
         )
         send_mail(customer.email_address, f"Product purchased: {product.name}", body)
 
-    publish("stock", stock_news(product), event="stock")
-    publish("sold", sale_news(order), event="sold")
     return order
 
 

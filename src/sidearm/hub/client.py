@@ -75,6 +75,7 @@ class HubClient:
         self._lock = threading.Lock()
         self._pending = Pending(*self._limits)
         self._publishing: Link | None = None
+        self._is_away = False
         self._flusher: threading.Thread | None = None
         self._closing = threading.Event()
         # For handing over and asking.
@@ -132,12 +133,19 @@ class HubClient:
             return None
 
     def close(self, flush_seconds: float = 1.0) -> None:
-        """Give waiting events this long to leave, drop the rest, and hang up."""
+        """Give waiting events time to leave, drop the rest, and hang up.
+
+        Args:
+            flush_seconds: How long to wait for a hub that is away; one that is there, and slow,
+                gets five times as long.
+        """
         with self._lock:
             self._ensure_flusher()
             flusher = self._flusher
         if flusher is not None:
             flusher.join(flush_seconds)
+            if flusher.is_alive() and not self._is_away:
+                flusher.join(4 * flush_seconds)
         with self._lock:
             self._closing.set()
             self._closing = threading.Event()
@@ -212,12 +220,14 @@ class HubClient:
         try:
             link = Link(self.socket_path, "publish", FLUSH_PATIENCE)
         except (OSError, HubError, ProtocolError) as error:
+            self._is_away = isinstance(error, _KNOWN_AT_ONCE)
             if failures == 0:
                 logger.warning(
                     "The hub on %r is away (%s). Published events wait.", self.socket_path, error
                 )
             closing.wait(RECONNECT_DELAYS[min(failures, len(RECONNECT_DELAYS) - 1)])
             return False
+        self._is_away = False
         if failures:
             logger.info("The hub on %r is back.", self.socket_path)
         self._handoff.try_again()

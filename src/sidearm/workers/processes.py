@@ -29,6 +29,7 @@ from ..exceptions import StartError
 
 FIRST_DELAY = 0.1  # seconds before a dead child is started again; doubled each time
 LONGEST_DELAY = 10.0  # seconds
+STARTING_GRACE = 5.0  # seconds to stop for a child that was not ready yet: it served nobody
 HEALTHY_AFTER = 10.0  # seconds; a child that was ready for so long begins anew with FIRST_DELAY
 
 
@@ -36,8 +37,8 @@ HEALTHY_AFTER = 10.0  # seconds; a child that was ready for so long begins anew 
 class Service:
     """What one child runs.
 
-    Its program understands ``--lifeline FD`` (end when that pipe does) and ``--ready FD`` (write
-    one line of JSON there when it can be used).
+    Its program understands ``--lifeline FD`` (end when that pipe does) and ``--ready FD`` (write a
+    JSON object as a line there when it can be used; one with ``workers`` is written by each).
 
     Attributes:
         name: As it stands in messages, such as ``"the hub"``.
@@ -77,12 +78,15 @@ class Child:
         self.ever_ready = False
         self.due: float | None = None
         self.pipe: int | None = None
+        self._said = b""
         self._delay = FIRST_DELAY
 
     @property
     def grace(self) -> float:
         """Seconds that it may take to stop."""
-        return max(self.service.stop_within, float((self.ready or {}).get("stop_within", 0)))
+        if self.ready is None:
+            return STARTING_GRACE
+        return max(self.service.stop_within, float(self.ready.get("stop_within", 0)))
 
     def start(self, lifeline: int) -> None:
         """Start the process.
@@ -92,6 +96,7 @@ class Child:
         """
         self.due = None
         self.ready = None
+        self._said = b""
         service = self.service
         self.pipe, theirs = os.pipe()
         os.set_blocking(self.pipe, False)
@@ -117,11 +122,17 @@ class Child:
         except BlockingIOError:
             return None
 
-    def become_ready(self, said: bytes, now: float) -> None:
-        """Take down what it said when it was ready: a line of JSON."""
-        self.ready = msgspec.json.decode(said.splitlines()[0], type=dict[str, Any])
+    def take_down(self, said: bytes, now: float) -> bool:
+        """Keep what it said until each of its workers is ready. True: that is so now."""
+        self._said += said
+        lines = self._said.splitlines(keepends=True)
+        facts = msgspec.json.decode(lines[0], type=dict[str, Any])
+        if sum(line.endswith(b"\n") for line in lines) < facts.get("workers", 1):
+            return False
+        self.ready = facts
         self.ready_since = now
         self.ever_ready = True
+        return True
 
     def postpone(self, now: float) -> float:
         """Plan the next start, and say in how many seconds: longer each time that it dies soon."""
@@ -292,12 +303,13 @@ class Supervisor:
         if said == b"":
             self._hang_up(child)
         elif said and child.ready is None:
-            if child.ever_ready and child.process is not None:
-                self._say(f"{child.service.name} is back (process {child.process.pid}).")
-            child.become_ready(said, time.monotonic())
-            self._announce()
+            again = child.ever_ready
+            if child.take_down(said, time.monotonic()):
+                self._announce(child, again=again)
 
-    def _announce(self) -> None:
+    def _announce(self, child: Child, *, again: bool) -> None:
+        if again and child.process is not None:
+            self._say(f"{child.service.name} is back (process {child.process.pid}).")
         if not self._announced and all(c.ready is not None for c in self._children.values()):
             self._announced = True
             self._on_ready(self._children)

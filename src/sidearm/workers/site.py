@@ -65,7 +65,7 @@ class Site:
             def close(failure: StartError | None) -> None:
                 if failure is None:
                     say("Stopping: first the web server, then the hub.")
-                listener.close()  # who comes now is told so at once
+                listener.close()  # the web server has it too, until it has stopped
 
             try:
                 Supervisor(
@@ -75,7 +75,7 @@ class Site:
                     on_stop=close,
                 ).run()
             finally:
-                # A hub that was killed leaves its socket; a new hub on the same path, nothing to do.
+                # A hub that was killed leaves its socket; one that began since then keeps its own.
                 with contextlib.suppress(HubError):
                     self.sweep()
 

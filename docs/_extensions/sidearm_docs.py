@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import click
 from docutils import nodes
@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 
 BOX_WIDTH, BOX_HEIGHT = 128, 40  # pixels
 GAP_X, GAP_Y = 48, 28  # pixels
+TIP = (
+    '<defs><marker id="tip" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" markerHeight="8"'
+    ' orient="auto"><path d="M0 0 8 4 0 8z"/></marker></defs>'
+)
 
 
 def describe_default(value: Any, unit: str) -> str:
@@ -56,8 +60,7 @@ def cli_help(path: Sequence[str]) -> str:
     command: click.Command = sidearm
     context = click.Context(command, info_name="flask sidearm", terminal_width=88)
     for name in path:
-        assert isinstance(command, click.Group)
-        command = command.commands[name]
+        command = cast("click.Group", command).commands[name]
         context = click.Context(command, info_name=name, parent=context, terminal_width=88)
     return command.get_help(context)
 
@@ -70,12 +73,11 @@ def states_picture(states: Mapping[str, Sequence[str]]) -> str:
     places = dict(_places(states))
     width = max(x for x, _ in places.values()) + BOX_WIDTH + 1
     height = max(y for _, y in places.values()) + BOX_HEIGHT + 1
+    size = f'viewBox="-1 -1 {width + 1:g} {height + 1:g}" width="{width:g}"'
     parts = [
-        f'<svg class="states" role="img" viewBox="-1 -1 {width + 1} {height + 1}"'
-        f' width="{width}" xmlns="http://www.w3.org/2000/svg">',
+        f'<svg class="states" role="img" {size} xmlns="http://www.w3.org/2000/svg">',
         f"<title>{'; '.join(_sentences(states))}.</title>",
-        '<defs><marker id="tip" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8"'
-        ' markerHeight="8" orient="auto"><path d="M0 0 8 4 0 8z"/></marker></defs>',
+        TIP,
     ]
     for state, following in states.items():
         parts += [_arrow(places[state], places[after]) for after in following]

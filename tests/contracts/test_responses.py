@@ -252,7 +252,7 @@ def test_r1_every_kind_is_converted_inside_every_other(
     ],
 )
 @pytest.mark.parametrize("value", [User(1, "a"), Plain("a"), [Plain("a")], Color.RED, Item("a")])
-def test_r1_every_tuple_form_of_flask(  # noqa: PLR0917 (pytest names them)
+def test_r1_every_tuple_form_of_flask(
     arm: Sidearm,
     answer: Answer,
     form: Callable[[object], object],

@@ -9,7 +9,7 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 import click
 import pytest
@@ -102,7 +102,7 @@ def test_the_tasks_page_has_every_signal() -> None:
 
 def test_the_picture_of_the_states_is_drawn_from_their_table(extension: ModuleType) -> None:
     """A box for each state, an arrow for each step, and the same in words."""
-    picture = ElementTree.fromstring(extension.states_picture(STATES))
+    picture = ET.fromstring(extension.states_picture(STATES))
     svg = "{http://www.w3.org/2000/svg}"
     assert [text.text for text in picture.iter(f"{svg}text")] == sorted(
         STATES, key=[text.text for text in picture.iter(f"{svg}text")].index
@@ -141,7 +141,7 @@ def test_the_states_are_all_explained() -> None:
         ("tutorial/live-counter.md", "two blocking web workers", DEFAULT_WORKERS == 2),
     ],
 )
-def test_numbers_in_the_text_are_those_of_the_code(page: str, text: str, holds: bool) -> None:  # noqa: FBT001
+def test_numbers_in_the_text_are_those_of_the_code(page: str, text: str, holds: bool) -> None:
     """A default that is stated in words is still the default."""
     assert text in (DOCS / page).read_text()
     assert holds

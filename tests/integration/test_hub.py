@@ -27,13 +27,13 @@ from sidearm.hub.client import HubClient, ask_figures
 from sidearm.hub.config import HubConfig
 from sidearm.hub.eventstream import Parser
 from sidearm.hub.messages import (
+    LENGTH_BYTES,
     VERSION,
     Fetch,
     Handoff,
     Hello,
     Publish,
     Refused,
-    Splitter,
     Welcome,
     decode_from_hub,
     encode,
@@ -669,12 +669,16 @@ def connect(hub: HubClient) -> Iterator[Callable[[], socket.socket]]:
 
 
 def answer(connection: socket.socket) -> object:
-    """The next message on a raw connection, or None at its end."""
-    splitter = Splitter(1 << 20)
-    while data := connection.recv(1 << 16):
-        if messages := splitter.feed(data):
-            return decode_from_hub(messages[0])
-    return None
+    """The next message on a raw connection, or None at its end; not a byte more is read."""
+
+    def read(size: int) -> bytes:
+        data = b""
+        while len(data) < size and (more := connection.recv(size - len(data))):
+            data += more
+        return data
+
+    length = int.from_bytes(read(LENGTH_BYTES), "big")
+    return decode_from_hub(read(length)) if length else None
 
 
 @pytest.mark.parametrize(

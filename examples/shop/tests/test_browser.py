@@ -16,7 +16,7 @@ import pytest
 from sidearm.testing import UpServer
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Page, Response
+    from playwright.sync_api import BrowserContext, ConsoleMessage, Page, Response
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 CHROMIUM_ARGUMENTS = [
@@ -27,6 +27,7 @@ CHROMIUM_ARGUMENTS = [
     "--disable-component-update",
     "--disable-sync",
     "--disable-quic",
+    "--renderer-process-limit=1",
 ]
 WAIT = 60.0  # seconds for whatever has to appear; it appears at once, on a machine that is idle
 START_TIMEOUT = 180.0  # seconds for workers and hub
@@ -52,7 +53,8 @@ def server(seeded_database: Path, tmp_path_factory: pytest.TempPathFactory) -> I
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def browser(server: UpServer) -> Iterator[BrowserContext]:
+    """One browser with one profile; its windows share cookies and cache, as a customer's do."""
     playwright = pytest.importorskip(
         "playwright.sync_api", reason="no Playwright here: pip install playwright"
     )
@@ -60,18 +62,18 @@ def browser() -> Iterator[Browser]:
         browser = driver.chromium.launch(
             executable_path=CHROMIUM, args=CHROMIUM_ARGUMENTS, timeout=START_TIMEOUT * 1000
         )
-        yield browser
+        yield browser.new_context(base_url=server.url)
         browser.close()
 
 
 @pytest.fixture
-def open_window(browser: Browser, server: UpServer) -> Iterator[OpenWindow]:
-    """Open a page in a window of its own; at the end none may have complained.
+def open_window(browser: BrowserContext) -> Iterator[OpenWindow]:
+    """Open a page in a new window; at the end none may have complained.
 
     Every answer from 400 up is a complaint, and so is every error on the console.
     """
     complaints: list[str] = []
-    contexts: list[BrowserContext] = []
+    pages: list[Page] = []
 
     def open_page(path: str, *, fails: bool = False) -> Page:
         def see_answer(answer: Response) -> None:
@@ -83,8 +85,8 @@ def open_window(browser: Browser, server: UpServer) -> Iterator[OpenWindow]:
             if message.type in {"error", "warning"} and not told_above:
                 complaints.append(message.text)
 
-        contexts.append(browser.new_context(base_url=server.url))
-        page = contexts[-1].new_page()
+        page = browser.new_page()
+        pages.append(page)
         page.set_default_timeout(WAIT * 1000)
         page.on("console", see_console)
         page.on("pageerror", lambda error: complaints.append(str(error)))
@@ -94,8 +96,8 @@ def open_window(browser: Browser, server: UpServer) -> Iterator[OpenWindow]:
         return page
 
     yield open_page
-    for context in contexts:
-        context.close()
+    for page in pages:
+        page.close()
     assert complaints == []
 
 

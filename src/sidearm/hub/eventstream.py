@@ -165,7 +165,6 @@ def _raw(data: Any) -> bytes:
         encoded = _JSON.encode(data)
         if b"null" in encoded:  # what the encoder makes of NaN, so only then it is looked for
             _refuse_non_finite(data)
-        return encoded
     except UnicodeEncodeError as error:
         raise InvalidField("data", data, _NO_SURROGATES) from error
     except (TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -175,6 +174,7 @@ def _raw(data: Any) -> bytes:
             f"JSON cannot hold it: {error}. Give str, bytes, or a value made of dicts, lists, str,"
             " numbers, booleans, None, dataclasses or msgspec Structs.",
         ) from error
+    return encoded
 
 
 def _refuse_non_finite(value: Any) -> None:

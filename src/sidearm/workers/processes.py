@@ -174,6 +174,7 @@ class Supervisor:
         self._on_stop = on_stop
         self._selector = selectors.DefaultSelector()
         self._signals: list[int] = []
+        self._on_terminal = os.isatty(0)  # asked now: one that has hung up is none
         self._announced = False
         self._stopping = False
         self._asked: Child | None = None  # the one that was asked to stop
@@ -245,7 +246,7 @@ class Supervisor:
         if number == signal.SIGCHLD:
             return  # the reaping that follows each sleep has seen to it
         # A terminal that hangs up takes its programs along; a service is asked to reload.
-        if number == signal.SIGHUP and not os.isatty(0):
+        if number == signal.SIGHUP and not self._on_terminal:
             for child in self._children.values():
                 if child.service.reloads and child.ready is not None:
                     self._signal(child, signal.SIGHUP)

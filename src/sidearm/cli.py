@@ -78,7 +78,7 @@ def up(
                 *(("--threads", str(threads)) if threads else ()),
                 *gunicorn_arguments,
             ),
-        ).run(click.echo)
+        ).run(_say)
 
 
 @sidearm.command()
@@ -115,6 +115,12 @@ def hub_config(app: Flask, socket_path: str | None) -> HubConfig:
             " Set it to 'auto' or 'socket', or use 'flask run'."
         )
     return state.hub_config(socket_path)
+
+
+def _say(line: str) -> None:
+    """Print a line, unless nobody can read it any more: what is left to do is done all the same."""
+    with contextlib.suppress(OSError):
+        click.echo(line)
 
 
 @contextlib.contextmanager

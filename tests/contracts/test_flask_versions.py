@@ -17,7 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 FLOORS = ("tests/contracts", "tests/talk")
 INSTALL_TIMEOUT = 180  # seconds
-RUN_TIMEOUT = 600  # seconds
+RUN_TIMEOUT = 1800  # seconds
 
 SHOW_VERSION = "import flask, importlib.metadata as m; print(flask.__file__, m.version('flask'))"
 

@@ -7,6 +7,7 @@ import contextvars
 import gc
 import threading
 from contextlib import contextmanager
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -843,11 +844,12 @@ def test_t2_an_unused_resource_is_not_claimed(app: Flask, ledger: Any, serve: An
 
 def test_t2_use_outside_of_a_task_says_how_to_get_one(app: Flask, store: Any) -> None:
     """``RuntimeError`` in Flask's own style: what happened, what was tried, how to solve it."""
-    if type(store).__name__ == "FlaskSQLAlchemyStore":
-        pytest.skip("Flask-SQLAlchemy keeps its own scope, and Flask's own error says so")
     with pytest.raises(RuntimeError) as caught:
         store.connection()
     text = str(caught.value)
+    if type(store).__name__ == "FlaskSQLAlchemyStore":  # which keeps its own scope
+        assert "application context" in text
+        return
     assert text.startswith("Working outside of a task.\n\n")
     assert 'arm.task("' in text
     assert isinstance(caught.value, OutsideTask)
@@ -1184,6 +1186,9 @@ def test_t9_a_body_that_is_never_closed_leaves_the_next_request_alone(
     assert [line for line in ledger.lines if "body" not in line] == SETTLED * 2
 
 
+@pytest.mark.skipif(
+    version("flask") == "3.1.1", reason="It pushes the body's context in the thread of the view."
+)
 @pytest.mark.parametrize("read", [True, False])
 def test_t9_a_body_that_ends_in_another_thread_is_no_trouble(
     app: Flask, ledger: Any, streaming: Any, read: bool

@@ -95,7 +95,10 @@ def test_the_tutorials_counter_counts_live(
             read(server.url, method="POST")
             events = source.events(2)
 
-        assert [(event.event, event.data) for event in events] == [("clicks", "1"), ("clicks", "2")]
+        assert [(event.event, event.data) for event in events] == [
+            ("message", "1"),
+            ("message", "2"),
+        ]
         assert "<h1>2</h1>" in read(server.url)
 
 

@@ -240,6 +240,25 @@ def test_e4_position_is_told_without_asking(hub: HubClient) -> None:
     assert places == sorted(places, key=lambda place: place.time if place else 0)
 
 
+def test_e4_event_and_stream_that_arrive_together_meet_once(
+    hub: HubClient, server: HubServer
+) -> None:
+    """Where one wake-up brings an event and a stream that is due it, it is sent once."""
+    place = wait_for_hub(hub)
+    publish_all(hub, [event("b", "so that publishing is connected")])
+    server.send_signal(signal.SIGSTOP)
+    try:
+        os.waitid(os.P_PID, server.pid, os.WSTOPPED)
+        hub.publish([event("a", "together")])
+        stream = Stream(hub, "a", position=place)
+    finally:
+        server.send_signal(signal.SIGCONT)
+    with stream:
+        assert stream.data(1) == ["together"]
+        hub.publish([event("a", "next")])
+        assert stream.data(1) == ["next"]
+
+
 def test_e4_no_gap_and_no_duplicate_while_events_rain(hub: HubClient) -> None:
     """Streams that open under a stream of events see each event once, in order."""
     total = 1000

@@ -221,6 +221,35 @@ def test_a_second_signal_ends_it_at_once(folder: Path) -> None:
         assert isinstance(answer.exception(PATIENCE), OSError)
 
 
+def test_it_ends_with_its_terminal(folder: Path) -> None:
+    """Who closes the window stops it; only without a terminal SIGHUP means to reload."""
+    controller, terminal = os.openpty()
+    up = [sys.executable, "-m", "flask", "--app", "plain:app", "sidearm", "up", "--port", "0"]
+    in_terminal = (
+        "import fcntl, os, sys, termios;"
+        "fcntl.ioctl(0, termios.TIOCSCTTY, 0);"
+        "os.execv(sys.executable, sys.argv[1:])"
+    )
+    with os.fdopen(terminal, "rb+", buffering=0) as end:
+        process = subprocess.Popen(
+            [sys.executable, "-c", in_terminal, *up, "--socket", str(folder / "hub.sock")],
+            cwd=APPS,
+            stdin=end,
+            stdout=end,
+            stderr=end,
+            start_new_session=True,
+        )
+    with process, os.fdopen(controller, "rb", buffering=0) as screen:
+        shown = b""
+        while str(folder).encode() not in shown:
+            assert select.select([screen], [], [], PATIENCE)[0], shown
+            shown += screen.read(4096)
+        with expect_end_of(family(process.pid)):
+            screen.close()
+    assert process.returncode == 0
+    assert not list(folder.iterdir())
+
+
 def test_nothing_outlives_a_killed_up_and_the_next_one_starts(folder: Path) -> None:
     """After SIGKILL the children end by themselves; a stale socket is in nobody's way."""
     with Site(folder) as site:

@@ -62,6 +62,14 @@ def ratio(one: list[float], other: list[float]) -> float:
     return statistics.median(a / b for a, b in zip(one, other, strict=True))
 
 
+def undisturbed(times: list[float]) -> float:
+    """What one repetition took in the tenth of the turns that other programs disturbed least.
+
+    Whoever shares the processor's caches makes everything slower, and longer code more so.
+    """
+    return statistics.quantiles(times, n=10)[0]
+
+
 def cpu_clock(pid: int) -> Clock:
     """The CPU time of another process, in nanoseconds, exact where ``/proc`` counts in 10 ms.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -24,7 +25,7 @@ README = ROOT / "README.md"
 TUTORIAL = ROOT / "docs/tutorial/live-counter.md"
 TESTING = ROOT / "docs/howto/testing.md"
 PAGES = [README, *sorted((ROOT / "docs").rglob("*.md"))]
-PAUSES = 60  # seconds that pytest may take for the page about it
+TIMEOUT = 100  # seconds that pytest may take for the page about it
 
 _BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -61,15 +62,17 @@ def test_the_examples_of_a_page_run(
 
 
 def test_the_page_about_testing_is_a_test_file_that_passes(tmp_path: Path) -> None:
-    """Its blocks, put together, are run by a pytest of their own, with the plugin as installed."""
+    """Its blocks, put together, are run by a pytest of their own, with no other plugin."""
     (tmp_path / "test_page.py").write_text("\n".join(examples_on(TESTING)))
-    options = ["-q", "-p", "no:cacheprovider", "-W", "error", "--rootdir", str(tmp_path)]
+    plugins = ["-p", "sidearm.testing.plugin", "-p", "no:cacheprovider"]
+    options = ["-q", "-W", "error", "--rootdir", str(tmp_path)]
     result = subprocess.run(
-        [sys.executable, "-m", "pytest", *options, "test_page.py"],
+        [sys.executable, "-m", "pytest", *plugins, *options, "test_page.py"],
         cwd=tmp_path,
+        env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
         text=True,
-        timeout=PAUSES,
+        timeout=TIMEOUT,
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr

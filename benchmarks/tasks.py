@@ -6,8 +6,8 @@ run twice. It still commits after the response was built and after handled error
 takes more is the price of not doing so.
 
 Requests are direct WSGI calls in this process, so that nothing but the application is measured.
-"over" is the median of all turns; "at best" compares the tenth of them that other programs disturbed
-least, and is what the goal is about.
+"over" is the median of all turns; "at best" compares the tenth of them that other programs
+disturbed least, and is what the goal is about.
 """
 
 from __future__ import annotations

@@ -193,18 +193,6 @@ def test_t1_a_command_run_in_an_except_block_is_judged_by_itself(
     assert database.saved() == ["succeed", "ctx-exit"]
 
 
-def test_t1_a_command_run_inside_a_pushed_context_settles_there(
-    database: Notes, commands: Any
-) -> None:
-    """Under a fixture's context, which Flask lends to the command, its work is not lost."""
-    with commands.app.app_context():
-        assert commands.app.test_cli_runner().invoke(args=["succeed"]).exit_code == 0
-    assert database.saved() == ["succeed"]
-    with commands.app.app_context():
-        assert commands.app.test_cli_runner().invoke(args=["raise"]).exit_code == 1
-    assert database.saved() == ["succeed"]
-
-
 def test_t1_a_block_in_a_command_is_independent(database: Notes, commands: Any) -> None:
     """``arm.task()`` inside a command that fails has its own outcome."""
 

@@ -266,40 +266,6 @@ def test_c7_requests_that_use_no_database_leave_a_fixtures_row_alone(
     assert store.out() == 0
 
 
-@pytest.mark.parametrize("commit", ["task", "explicit"])
-def test_c7_requests_that_use_the_database_settle_only_their_own_rows(
-    handled: Flask, make: Any, serve: Any, commit: str
-) -> None:
-    """The fixture's pending row is neither saved by the 200 nor lost by the 500."""
-    store = make("flask-sqlalchemy", commit)
-    db = store.db
-
-    def good() -> str:
-        store.write("good")
-        if commit == "explicit":
-            db.session.commit()
-        return "ok"
-
-    def bad() -> None:
-        store.write("bad")
-        raise Broken
-
-    serve(good, "/good")
-    serve(bad, "/bad")
-    with handled.app_context():
-        fixture = store.Note(text="of the fixture")
-        db.session.add(fixture)
-        client = handled.test_client()
-        assert client.get("/bad").status_code == 500
-        assert client.get("/good").status_code == 200
-        assert store.saved() == ["good"]
-        assert fixture.text == "of the fixture"
-        db.session.commit()
-        assert fixture.text == "of the fixture"
-    assert store.saved() == ["good", "of the fixture"]
-    assert store.out() == 0
-
-
 def test_t1_a_context_pushed_inside_a_request_belongs_to_its_task(
     app: Flask, ledger: Any, serve: Any
 ) -> None:
@@ -437,30 +403,6 @@ def test_t1_sidearm_keeps_no_application_alive() -> None:
         reference = weakref.ref(app)
         del app
         assert reference() is None
-    finally:
-        gc.enable()
-
-
-def test_t9_a_settled_task_is_freed_with_its_context() -> None:
-    """A request leaves no cycle behind: neither tasks nor an application wait for the collector."""
-    import weakref
-
-    app = Flask("short-lived")
-    app.config["TESTING"] = True
-    Sidearm(app)
-    tasks: list[Any] = []
-
-    @app.get("/")
-    def view() -> str:
-        after_commit(lambda: None)
-        tasks.append(weakref.ref(current_task._get_current_object()))  # type: ignore[attr-defined]
-        return "ok"
-
-    gc.collect()
-    gc.disable()
-    try:
-        app.test_client().get("/")
-        assert [reference() for reference in tasks] == [None]
     finally:
         gc.enable()
 

@@ -6,6 +6,7 @@ import array
 import json
 import os
 import resource
+import select
 import signal
 import socket
 import stat
@@ -26,10 +27,12 @@ from sidearm.exceptions import HubError
 from sidearm.hub.client import HubClient, ask_figures
 from sidearm.hub.config import HubConfig
 from sidearm.hub.eventstream import Parser
+from sidearm.hub.link import Link
 from sidearm.hub.messages import (
     LENGTH_BYTES,
     VERSION,
     Fetch,
+    Fetched,
     Handoff,
     Hello,
     Publish,
@@ -244,19 +247,21 @@ def test_e4_event_and_stream_that_arrive_together_meet_once(
     hub: HubClient, server: HubServer
 ) -> None:
     """Where one wake-up brings an event and a stream that is due it, it is sent once."""
-    place = wait_for_hub(hub)
-    publish_all(hub, [event("b", "so that publishing is connected")])
-    server.send_signal(signal.SIGSTOP)
-    try:
-        os.waitid(os.P_PID, server.pid, os.WSTOPPED)
-        hub.publish([event("a", "together")])
-        stream = Stream(hub, "a", position=place)
-    finally:
-        server.send_signal(signal.SIGCONT)
-    with stream:
-        assert stream.data(1) == ["together"]
-        hub.publish([event("a", "next")])
-        assert stream.data(1) == ["next"]
+    with Stream(hub, "a") as first:
+        place = wait_for_hub(hub)
+        publish_all(hub, [event("b", "so that publishing is connected")])
+        server.send_signal(signal.SIGSTOP)
+        try:
+            os.waitid(os.P_PID, server.pid, os.WSTOPPED)
+            hub.publish([event("a", "together")])
+            second = Stream(hub, "a", position=place)
+        finally:
+            server.send_signal(signal.SIGCONT)
+        with second:
+            wait_for(hub.socket_path, lambda figures: figures.subscribers == 2)
+            hub.publish([event("a", "next")])
+            for stream in (first, second):
+                assert stream.data(2) == ["together", "next"]
 
 
 def test_e4_no_gap_and_no_duplicate_while_events_rain(hub: HubClient) -> None:
@@ -507,6 +512,22 @@ def test_fetch_answers_all_that_is_due(hub: HubClient) -> None:
     body = hub.fetch(Fetch(("a",), last_event_id=parser.last_event_id))
     assert body is not None
     assert [each.data for each in parser.feed(body)] == ["4"]
+
+
+def test_fetch_of_more_than_a_socket_buffer(hub: HubClient) -> None:
+    """A long answer is sent as the worker reads it, and then the hub is at rest again."""
+    place = wait_for_hub(hub)
+    texts = [f"{n} " + "x" * 100_000 for n in range(20)]
+    publish_all(hub, [event("a", text) for text in texts])
+    link = Link(hub.socket_path, "ask", PATIENCE)
+    body = link.ask(Fetch(("a",), last_event_id=place), PATIENCE)
+    assert isinstance(body, Fetched)
+    assert [each.data for each in Parser().feed(body.body)] == texts
+    pid = figures_of(hub.socket_path).pid
+    before = _cpu_seconds(pid)
+    select.select([], [], [], 0.5)
+    assert _cpu_seconds(pid) - before < 0.1
+    link.close()
 
 
 # Starting and stopping

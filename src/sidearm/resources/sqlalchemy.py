@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from ..tasks.claims import Claim, CommitMode, Resource, Transaction
 from ..tasks.context import find_task, state_of
-from ..tasks.task import OPEN, Round
+from ..tasks.task import OPEN
 
 _CLAIM = "sidearm_claim"
 _RESOURCE: weakref.WeakKeyDictionary[type[Session], ScopedSession] = weakref.WeakKeyDictionary()
@@ -91,14 +91,6 @@ class ScopedSession(Resource):
         """Claim the session of the current scope."""
         return self._claim(self.registry())
 
-    def join(self, round: Round) -> None:
-        """Claim a session that an outer context opened and this round's code has used."""
-        if self in round.claims or not self.registry.registry.has():
-            return
-        session = self.registry.registry()
-        if session.in_transaction():
-            round.use(self._claim(session))
-
     def suspend(self) -> Callable[[], None] | None:
         """Give an inner task a session of its own, where the scope is the thread's."""
         registry = self.registry.registry
@@ -127,6 +119,17 @@ class ScopedSession(Resource):
             if known is None or known.round is None:
                 known = self._claim(session)
             round_.use(known)
+
+    def written(self, session: Session) -> None:
+        """Claim a session whose transaction an outer context began, now that this task writes."""
+        task = find_task(create=True)
+        if task is None or self not in state_of(task.app).joining:
+            return
+        round_ = task.round
+        known = _claim_of(session)
+        elsewhere = known is None or known.round is None or known.round.task is not task
+        if elsewhere and round_.state is OPEN and self not in round_.claims:
+            round_.use(self._claim(session))
 
     def _claim(self, session: Session) -> SessionClaim:
         return SessionClaim(self, session, self._remove if self._removes else _nothing)
@@ -291,7 +294,7 @@ def _after_cursor_execute(
     if claim is None:
         return
     if context.is_crud or not _only_reads(statement):
-        claim.wrote()
+        _written(claim.value)
 
 
 def _only_reads(statement: str) -> bool:
@@ -325,12 +328,17 @@ def _after_transaction_end(session: Session, transaction: Any) -> None:
 
 
 def _after_flush(session: Session, flush_context: Any) -> None:
-    claim = _claim_of(session)
-    if claim is not None:
-        claim.wrote()
+    _written(session)
 
 
 def _transient_to_pending(session: Session, instance: Any) -> None:
+    _written(session)
+
+
+def _written(session: Session) -> None:
+    resource = _RESOURCE.get(type(session))
+    if resource is not None:
+        resource.written(session)
     claim = _claim_of(session)
     if claim is not None:
         claim.wrote()

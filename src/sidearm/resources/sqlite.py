@@ -26,14 +26,30 @@ class Connection(sqlite3.Connection):
         super().rollback()
         self._tell("rollback")
 
+    def cursor(self, factory: Any = None) -> Any:
+        """Return a cursor that tells of transactions which its statements end."""
+        return super().cursor(factory or Cursor)
+
     def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
         """Execute a statement; ``COMMIT`` and ``ROLLBACK`` end the transaction like the methods."""
         before = self.in_transaction
         cursor = super().execute(sql, *parameters)
+        self.statement_ended(sql, before=before)
+        return cursor
+
+    def executescript(self, sql: str) -> sqlite3.Cursor:
+        """Execute a script, before which sqlite3 commits."""
+        before = self.in_transaction
+        cursor = super().executescript(sql)
+        if before:
+            self._tell("commit")
+        return cursor
+
+    def statement_ended(self, sql: str, *, before: bool) -> None:
+        """Tell if a statement has ended the transaction that was open before it."""
         if before and not self.in_transaction:
             ends_well = sql.lstrip().upper().startswith(("COMMIT", "END"))
             self._tell("commit" if ends_well else "rollback")
-        return cursor
 
     def __exit__(
         self,
@@ -49,6 +65,19 @@ class Connection(sqlite3.Connection):
     def _tell(self, how: str) -> None:
         if self.sidearm_claim is not None:
             self.sidearm_claim.ended(how)
+
+
+class Cursor(sqlite3.Cursor):
+    """A cursor of :class:`Connection`."""
+
+    def execute(self, sql: str, *parameters: Any) -> Cursor:
+        """Execute a statement; ``COMMIT`` and ``ROLLBACK`` are seen."""
+        connection = self.connection
+        before = connection.in_transaction
+        super().execute(sql, *parameters)
+        if isinstance(connection, Connection):
+            connection.statement_ended(sql, before=before)
+        return self
 
 
 class SQLite(Resource):

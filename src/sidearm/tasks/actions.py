@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar, cast
@@ -33,7 +34,8 @@ def after_commit(callback: F) -> F:
         TaskSettled: The task's outcome is already decided.
     """
     check_callable("after_commit", callback)
-    require_task(f"after_commit({name_of(callback)})").after_commit(callback)
+    call = f"after_commit({name_of(callback)})"
+    require_task(call).hold("commit", call, callback=callback, caller=sys._getframe(1))
     return callback
 
 
@@ -52,7 +54,8 @@ def after_rollback(callback: F) -> F:
         TaskSettled: The task's outcome is already decided.
     """
     check_callable("after_rollback", callback)
-    require_task(f"after_rollback({name_of(callback)})").after_rollback(callback)
+    call = f"after_rollback({name_of(callback)})"
+    require_task(call).hold("rollback", call, callback=callback, caller=sys._getframe(1))
     return callback
 
 

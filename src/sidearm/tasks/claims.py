@@ -67,9 +67,6 @@ class Resource:
         """
         raise NotImplementedError(f"{type(self).__qualname__} has to say how it is claimed.")
 
-    def join(self, round: Round) -> None:
-        """Claim what is open already for a round that is about to settle."""
-
     def suspend(self) -> Callable[[], None] | None:
         """Hide what is open from an inner task; returns how to bring it back."""
         return None

@@ -22,11 +22,18 @@ import weakref
 from collections import deque
 from collections.abc import Callable
 from contextvars import ContextVar, Token
+from importlib.metadata import version
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, cast
 
 import click
-from flask import Flask, Response, after_this_request, got_request_exception
+from flask import (
+    Flask,
+    Response,
+    after_this_request,
+    appcontext_tearing_down,
+    got_request_exception,
+)
 from flask.globals import _cv_app, _cv_request
 from werkzeug.exceptions import InternalServerError
 from werkzeug.local import LocalProxy
@@ -44,6 +51,9 @@ if TYPE_CHECKING:
 #: Where a task hangs on its context object, and a header snapshot on a request context.
 _TASK = "_sidearm_task"
 _HEADERS = "_sidearm_headers"
+
+#: click before 8.3 closes a context without the exception that ends it.
+_CLICK_HIDES_ERRORS = tuple(map(int, version("click").split(".")[:2])) < (8, 3)
 
 _block: ContextVar[tuple[Task, Any] | None] = ContextVar("sidearm_block", default=None)
 
@@ -184,9 +194,9 @@ def _context_task(app: Flask, state: TaskState, holder: AppContext) -> Task:
     if click_context is None:
         task = Task(app, "context", "context", state.records)
     else:
-        task = Task(app, click_context.command_path, "command", state.records)
+        program, _, name = click_context.command_path.partition(" ")
+        task = Task(app, name or program, "command", state.records)
         holder._sidearm_command = _Command(click_context)  # type: ignore[attr-defined]
-    holder._sidearm_ambient = sys.exc_info()[1]  # type: ignore[attr-defined]
     return task
 
 
@@ -228,7 +238,6 @@ class TaskBlock:
         task, app_context, token, resumes = self._stack.pop()
         try:
             try:
-                join(task)
                 errors = task.round.settle(outcome.by_leaving(exc, task.intent))
             finally:
                 _block.reset(token)
@@ -243,37 +252,29 @@ class TaskBlock:
 # -- requests
 
 
-def join(task: Task) -> None:
-    """Claim, for a round that is about to settle, sessions that were open before it began."""
-    round_ = task.round
-    if round_.state is OPEN:
-        for resource in state_of(task.app).joining:
-            resource.join(round_)
-
-
 def settle_request(response: Response) -> Response:
     """Settle the request's task: the ``after_request`` function that runs last."""
     request_context: Any = _cv_request.get()
     app = request_context.app
     state = state_of(app)
     task: Task | None = request_context.__dict__.get(_TASK)
+    streams = response.is_streamed and not response.direct_passthrough
     if task is None:
-        if not state.joining:
+        if not streams:
             _record_untouched(request_context, state, response)
             return response
         task = _begin(request_context, request_context)
     round_ = task.round
     if round_.state is not OPEN:  # after_request functions run again for an error page
         return response
-    decision = round_.failed or outcome.by_response(
+    decision = round_.decided or outcome.by_response(
         response, task.intent, state.rule, state.fail_statuses
     )
-    join(task)
     errors = round_.settle(decision)
     _tell_status(task, response)
     if errors:
         response = _commit_failed(app, request_context, task, response, errors)
-    if response.is_streamed and not response.direct_passthrough:
+    if streams and response.is_streamed:
         response.response = _StreamedBody(task, response.response)
     return response
 
@@ -318,11 +319,11 @@ def _commit_failed(
     """
     # What the failed work put into the session must not leave.
     _reopen_session(app, request_context)
-    task.new_round("error page", failed=Decision(False, "the commit before it failed"))
+    task.new_round("error page", decided=Decision(False, "the commit before it failed"))
     answer = app.make_response(_answer_for(app, errors))
     response.close()
     _pass_headers_on(request_context, response, answer)
-    task.round.settle(task.round.failed or Decision(False, "an error page"))
+    task.round.settle(task.round.decided or Decision(False, "an error page"))
     _tell_status(task, answer)
     return answer
 
@@ -469,14 +470,17 @@ def exception_left(app: Flask, exc: BaseException) -> list[BaseException]:
     if task is None:
         task = _begin(request_context, request_context)
     round_ = task.round
-    if round_.state is not OPEN or round_.failed is not None:
+    if round_.state is not OPEN or round_.cause == id(exc):
         return []
+    if round_.decided is not None and not round_.decided.commit:
+        return []
+    round_.cause = id(exc)
     decision = outcome.by_exception(exc, task.intent, state.rule, state.fail_statuses)
     if decision is None or decision.commit:
+        round_.decided = decision
         return []
-    join(task)
     errors = round_.settle(decision)
-    task.new_round("error page", failed=decision)
+    task.new_round("error page", decided=decision)
     return errors
 
 
@@ -494,7 +498,7 @@ def settle_torn_down_request(exc: BaseException | None) -> None:
     request_context: Any = _cv_request.get(None)
     task: Task | None = request_context.__dict__.get(_TASK) if request_context else None
     if task is not None and task.round.state is OPEN:
-        decision = task.round.failed or outcome.by_leaving(exc, task.intent)
+        decision = task.round.decided or outcome.by_leaving(exc, task.intent)
         _settle(task, decision, task.app.teardown_request_funcs[None])
 
 
@@ -504,8 +508,6 @@ def settle_torn_down_context(exc: BaseException | None) -> None:
     task: Task | None = app_context.__dict__.get(_TASK) if app_context else None
     if task is None or task.round.state is not OPEN:
         return
-    if exc is app_context._sidearm_ambient:
-        exc = None  # it was being handled before the context's work began, and did not leave it
     command: _Command | None = app_context.__dict__.get("_sidearm_command")
     if command is not None:
         decision = command.decide(task, exc)
@@ -514,9 +516,14 @@ def settle_torn_down_context(exc: BaseException | None) -> None:
     _settle(task, decision, task.app.teardown_appcontext_funcs)
 
 
+def on_appcontext_tearing_down(app: Flask, exc: BaseException | None = None, **_: Any) -> None:
+    """Settle what another extension's teardown function claimed after ours had run."""
+    if "sidearm" in app.extensions:
+        settle_torn_down_context(exc)
+
+
 def _settle(task: Task, decision: Decision, others: list[Any]) -> None:
     """Settle in a teardown; what fails is raised, but skips no other teardown function."""
-    join(task)
     errors = task.round.settle(decision)
     if not errors:
         return
@@ -538,7 +545,6 @@ class _Command:
     def __init__(self, context: click.Context) -> None:
         self._exit_code: int | None = None
         self._is_shell = False
-        self._ambient = sys.exc_info()[1]
         seen: click.Context | None = context
         while seen is not None:
             self._is_shell = self._is_shell or seen.command.name == "shell"
@@ -560,10 +566,8 @@ class _Command:
             return Decision(False, "flask shell: only what you commit by hand is kept")
         if task.intent.doomed is not None:
             return Decision(False, f"doomed: {task.intent.doomed}")
-        if exc is None:
+        if exc is None and _CLICK_HIDES_ERRORS:
             exc = sys.exc_info()[1]
-            if exc is self._ambient:
-                exc = None
         code = self._code(exc)
         if code is None:
             return outcome.by_leaving(exc, task.intent)
@@ -590,6 +594,7 @@ def install(app: Flask) -> None:
     after.insert(0, settle_request)  # the first of the list runs last
     _apps.add(app)
     got_request_exception.connect(on_got_request_exception, app)
+    appcontext_tearing_down.connect(on_appcontext_tearing_down, app)
     app.teardown_request_funcs.setdefault(None, []).append(settle_torn_down_request)
     app.teardown_appcontext_funcs.append(settle_torn_down_context)
     _be_outermost(app)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Container
 from typing import Any, NamedTuple
 
@@ -10,6 +11,9 @@ from werkzeug.exceptions import HTTPException
 #: An application's own rule: asked with the exception, or with the response if there is none.
 #: ``True`` commits, ``False`` rolls back, ``None`` leaves the decision to the settings.
 OutcomeRule = Callable[[Any], bool | None]
+
+
+logger = logging.getLogger("sidearm.tasks")
 
 
 class Decision(NamedTuple):
@@ -58,7 +62,7 @@ def by_exception(  # noqa: PLR0911 - one line for each rule, in their order of s
     if status is not None and status in intent.commit_on:
         return Decision(True, f"commit_on {status}")
     if rule is not None:
-        verdict = rule(exc)
+        verdict = _ask(rule, exc)
         if verdict is not None:
             return Decision(bool(verdict), f"the application's rule, for {name}")
     if not isinstance(exc, HTTPException):
@@ -93,7 +97,7 @@ def by_response(
     if status in intent.commit_on:
         return Decision(True, f"commit_on {status}")
     if rule is not None:
-        verdict = rule(response)
+        verdict = rule(response)  # one that raises fails the request, as a view does
         if verdict is not None:
             return Decision(bool(verdict), f"the application's rule, for status {status}")
     return Decision(status not in fail_statuses, f"status {status}")
@@ -108,6 +112,15 @@ def by_leaving(exc: BaseException | None, intent: Intent) -> Decision:
     if intent.kept and isinstance(exc, Exception):
         return Decision(True, "kept")
     return Decision(False, f"exception {type(exc).__qualname__}")
+
+
+def _ask(rule: OutcomeRule, subject: Any) -> bool | None:
+    """Ask the application's rule; one that raises refuses, so that nothing is kept by mistake."""
+    try:
+        return rule(subject)
+    except Exception:
+        logger.exception("The application's outcome rule failed; the task is rolled back.")
+        return False
 
 
 def _status_of(exc: Exception) -> int | None:

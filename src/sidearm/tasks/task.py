@@ -19,6 +19,8 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, NoReturn, TypeVar
 
+from blinker import NamedSignal
+
 from ..exceptions import TaskSettled
 from ..signals import callback_failed, callback_ran, held_dropped, release_failed, round_settled
 from .callbacks import Held, Send, name_of
@@ -188,17 +190,17 @@ class Task:
         """
         return self.round.began or time.monotonic_ns()
 
-    def new_round(self, kind: str, failed: Decision | None = None) -> Round:
+    def new_round(self, kind: str, decided: Decision | None = None) -> Round:
         """Begin the next round; the one before must have settled.
 
         Args:
             kind: ``"error page"``, ...
-            failed: The decision that this round inherits: it is rolled back whatever it does.
+            decided: The decision that this round inherits: it is rolled back whatever it does.
 
         Returns:
             The new round.
         """
-        self.round = Round(self, kind, failed=failed)
+        self.round = Round(self, kind, decided=decided)
         return self.round
 
     def _still_undecided(self, what: str) -> None:
@@ -232,15 +234,16 @@ class Round:
         held: What waits for the outcome, in order of registration.
         passed_on: What a callback's round leaves to its parent, to go after everything before it.
         state: A key of :data:`STATES`.
-        failed: Decided before the round ends, or inherited: it will be rolled back.
+        decided: What an exception has decided before the round ends, or what it inherits.
     """
 
     __slots__ = (
         "began",
+        "cause",
         "claims",
+        "decided",
         "dropped",
         "errors",
-        "failed",
         "held",
         "kind",
         "left",
@@ -255,15 +258,16 @@ class Round:
         task: Task,
         kind: str,
         *,
-        failed: Decision | None = None,
+        decided: Decision | None = None,
         parent: Round | None = None,
     ) -> None:
         self.task = task
         self.kind = kind
-        self.failed = failed
+        self.decided = decided
         self.parent = parent
         self.state = OPEN
         self.began = 0
+        self.cause = 0  # the id() of the exception that was decided about
         self.claims: dict[Resource, Claim] = {}
         self.held: list[Held] = []
         self.passed_on: list[Held] = []
@@ -383,6 +387,7 @@ class Round:
         self._release(claims, errors, after_commit=decision.commit)
         self._enter(CLOSED)
         self._record(decision, claims)
+        self.claims = {}
         if fatal is not None:
             if errors:
                 raise fatal from combine(errors)
@@ -463,7 +468,7 @@ class Round:
                 self._note(f"the release of {name}", exc)
                 logger.exception("Task %r: the release of %s failed.", self.task.name, name)
                 if after_commit:
-                    release_failed.send(self.task.app, resource=name, exception=exc)
+                    _tell(release_failed, self.task.app, resource=name, exception=exc)
                 else:
                     errors.append(exc)
 
@@ -507,7 +512,7 @@ class Round:
                 held.call,
                 held.place,
             )
-        held_dropped.send(self.task.app, calls=[held.call for held in lost])
+        _tell(held_dropped, self.task.app, calls=[held.call for held in lost])
 
     def _drop(self, held: Held, reason: str) -> None:
         self.dropped.append((held.call, reason))
@@ -574,7 +579,7 @@ class Round:
             error = error or failure
             self._callback_failed(held, failure)
         if error is None:
-            callback_ran.send(task.app, call=held.call)
+            _tell(callback_ran, task.app, call=held.call)
         return error
 
     def _unsaved(self) -> set[Claim]:
@@ -597,7 +602,7 @@ class Round:
             held.place,
             exc_info=exc,
         )
-        callback_failed.send(self.task.app, callback=held.call, exception=exc)
+        _tell(callback_failed, self.task.app, callback=held.call, exception=exc)
 
     # -- the record
 
@@ -632,7 +637,15 @@ def keep(record: Record, records: deque[Record], app: Any) -> None:
     records.append(record)
     log(record)
     if round_settled.receivers:
-        round_settled.send(app, record=record)
+        _tell(round_settled, app, record=record)
+
+
+def _tell(signal: NamedSignal, app: Any, **facts: Any) -> None:
+    """Send a signal; a receiver that raises must not make an error of what is decided."""
+    try:
+        signal.send(app, **facts)
+    except Exception:
+        logger.exception("A receiver of the signal %s failed.", signal.name)
 
 
 def combine(errors: Sequence[BaseException]) -> BaseException:

@@ -116,8 +116,6 @@ class AppState(context.TaskState):
             pending_age=self.settings.pending_age,
             on_drop=self._events_dropped,
         )
-        # A command that publishes last of all still has it sent.
-        atexit.register(hub.close)
         return hub
 
     def _events_dropped(self, count: int, reason: str) -> None:

@@ -109,14 +109,13 @@ class AppState(context.TaskState):
         where = self.settings.hub
         if where == "memory" or (where == "auto" and app is not None and app.testing):
             return MemoryHub(self.hub_config())
-        hub = HubClient(
+        return HubClient(
             self.socket_path,
             pending_count=self.settings.pending_count,
             pending_bytes=self.settings.pending_bytes,
             pending_age=self.settings.pending_age,
             on_drop=self._events_dropped,
         )
-        return hub
 
     def _events_dropped(self, count: int, reason: str) -> None:
         app = self._app()

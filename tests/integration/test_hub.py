@@ -266,26 +266,36 @@ def test_e4_event_and_stream_that_arrive_together_meet_once(
 
 def test_e4_no_gap_and_no_duplicate_while_events_rain(hub: HubClient) -> None:
     """Streams that open under a stream of events see each event once, in order."""
-    total = 1000
+    count, each_time = 20, 50
+    total = count * each_time
+    may_fall = threading.Semaphore(0)
+    falling = threading.Semaphore(0)
 
     def rain() -> None:
         for n in range(total):
+            may_fall.acquire()
             hub.publish([event("rain", n)])
+            falling.release()
 
-    publisher = threading.Thread(target=rain)
+    publisher = threading.Thread(target=rain, daemon=True)
+    publisher.start()
     with ExitStack() as stack:
-        publisher.start()
         streams = []
-        while publisher.is_alive() and len(streams) < 100:
+        for _ in range(count):
+            may_fall.release(each_time)
+            falling.acquire()  # from here on the rest of these events races with the opening
             streams.append(stack.enter_context(Stream(hub, "rain")))
+            for _ in range(each_time - 1):
+                falling.acquire()
         publisher.join()
-        assert len(streams) > 2
-        for stream in streams:
+        firsts = set()
+        for number, stream in enumerate(streams, 1):
             stream.read_until(lambda stream: b"data: %d\n" % (total - 1) in stream.raw)
             numbers = [int(each.data) for each in stream.pending_events()]
             assert numbers == list(range(numbers[0], total))
-        # They did open under way, one after the other.
-        assert len({stream.raw for stream in streams}) > 2
+            assert numbers[0] <= number * each_time  # all later ones fell when it was open
+            firsts.add(numbers[0])
+        assert len(firsts) > 2  # they did open under way, one after the other
 
 
 # Contract H3, heartbeats

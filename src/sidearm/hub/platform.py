@@ -30,6 +30,7 @@ CMSG_CLOEXEC: int = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 _TCP_USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)
 # macOS calls the idle time before the first probe TCP_KEEPALIVE.
 _TCP_KEEPIDLE: int | None = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
+_TCP_DEFER_ACCEPT: int | None = getattr(socket, "TCP_DEFER_ACCEPT", None)
 _LOCAL_PEERCRED = 1  # <sys/un.h> of macOS and the BSDs; Python does not name it
 _OPEN_MAX = 10_240  # what macOS allows where it says "unlimited"
 
@@ -72,6 +73,18 @@ def tune_client(client: RawSocket, peer_timeout: float, *, probe: bool) -> None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if _TCP_KEEPIDLE is not None:
             client.setsockopt(socket.IPPROTO_TCP, _TCP_KEEPIDLE, max(1, int(peer_timeout)))
+
+
+def defer_accept(listener: socket.socket, seconds: int) -> None:
+    """Let the kernel keep connections until their first bytes have come, where it can (Linux).
+
+    Args:
+        listener: A listening socket, or one that is about to listen.
+        seconds: After so long a silent connection is given out all the same; the kernel rounds
+            it up to a number of repeated answers (tcp(7)).
+    """
+    if _TCP_DEFER_ACCEPT is not None:
+        listener.setsockopt(socket.IPPROTO_TCP, _TCP_DEFER_ACCEPT, seconds)
 
 
 def raise_descriptor_limit() -> int:

@@ -6,9 +6,12 @@ import errno
 import socket
 
 from ..exceptions import StartError
+from ..hub.platform import defer_accept
 
 BACKLOG = 2048  # connections that wait while workers are busy or being restarted; gunicorn's own
-SILENCE = 180  # seconds for which a connection that says nothing is kept from the workers
+#: Seconds for which a connection that says nothing is kept from the workers; longer than browsers
+#: keep connections that they have opened in advance.
+SILENCE = 180
 
 
 def open_listener(host: str, port: int) -> socket.socket:
@@ -36,25 +39,14 @@ def open_listener(host: str, port: int) -> socket.socket:
         # A port whose last connections are still closing may be taken again at once.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(where)
-        _defer_silent_connections(listener)
+        # Browsers open connections that they may need later, and say nothing on them. A blocking
+        # worker that accepted one would wait there until gunicorn killed it.
+        defer_accept(listener, SILENCE)
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise StartError(f"{address} cannot be had: {_cure(error, port)}") from error
     return listener
-
-
-def _defer_silent_connections(listener: socket.socket) -> None:
-    """Let the kernel keep a connection until its first bytes have come, where it can (Linux).
-
-    Browsers open connections that they may need later, and say nothing on them. A blocking worker
-    that accepted one would wait there, and two of them stop two workers until gunicorn kills these
-    for it. The kernel rounds the time up to a number of repeated answers (tcp(7)); it is longer
-    than browsers keep such connections.
-    """
-    defer: int | None = getattr(socket, "TCP_DEFER_ACCEPT", None)
-    if defer is not None:
-        listener.setsockopt(socket.IPPROTO_TCP, defer, SILENCE)
 
 
 def format_address(host: str, port: int) -> str:

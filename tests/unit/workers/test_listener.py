@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+import sys
 
 import pytest
 
@@ -16,9 +18,25 @@ def test_a_free_port_is_listened_on() -> None:
         open_listener("127.0.0.1", 0) as listener,
         socket.create_connection(listener.getsockname(), timeout=5) as client,
     ):
+        client.sendall(b"GET ")
         accepted, address = listener.accept()
         accepted.close()
         assert address == client.getsockname()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can keep silent connections back")
+def test_connections_that_say_nothing_wait_behind_one_that_speaks() -> None:
+    """What a browser has opened in advance is not accepted before it carries a request."""
+    with open_listener("127.0.0.1", 0) as listener, contextlib.ExitStack() as stack:
+        clients = [
+            stack.enter_context(socket.create_connection(listener.getsockname(), timeout=5))
+            for _ in range(3)
+        ]
+        for client in reversed(clients):
+            client.sendall(b"GET ")
+            accepted, address = listener.accept()
+            accepted.close()
+            assert address == client.getsockname()
 
 
 def test_a_port_in_use_is_named_with_the_cure() -> None:

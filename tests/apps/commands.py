@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sqlite3
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,18 @@ from typing import Any
 import click
 from flask import Flask
 
-from sidearm import Sidearm, after_commit, after_rollback
+from sidearm import Sidearm, after_commit, after_rollback, current_task
 from sidearm.resources.sqlite import SQLite
 
+__all__ = ["app", "current_task"]
+
+
+def _fast(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA synchronous = OFF")
+
+
 arm = Sidearm()
-get_db = arm.use(SQLite(lambda: os.environ["NOTES"]))
+get_db = arm.use(SQLite(lambda: os.environ["NOTES"], setup=_fast))
 
 app = Flask(__name__)
 app.config["SIDEARM_HUB"] = "memory"
@@ -150,3 +158,12 @@ def invoking(ctx: click.Context) -> None:
     ctx.invoke(succeed)
     write("invoking")
     ctx.exit(4)
+
+
+@app.cli.command()
+@click.argument("count", type=int)
+def jobs(count: int) -> None:
+    """Push a context for each job, as a worker of a queue does."""
+    for _ in range(count):
+        with app.app_context():
+            get_db().execute("INSERT INTO notes (text) VALUES ('job')")

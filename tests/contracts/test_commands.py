@@ -193,6 +193,52 @@ def test_t1_a_command_run_in_an_except_block_is_judged_by_itself(
     assert database.saved() == ["succeed", "ctx-exit"]
 
 
+def test_t1_a_command_run_inside_a_pushed_context_settles_there(
+    database: Notes, commands: Any
+) -> None:
+    """Under a fixture's context, which Flask lends to the command, its work is not lost."""
+    with commands.app.app_context():
+        assert commands.app.test_cli_runner().invoke(args=["succeed"]).exit_code == 0
+        assert database.saved() == ["succeed"]
+        assert commands.app.test_cli_runner().invoke(args=["raise"]).exit_code == 1
+        assert database.saved() == ["succeed"]
+        assert commands.app.test_cli_runner().invoke(args=["ctx-exit", "2"]).exit_code == 2
+        assert database.marks() == ["committed", "rolled back", "rolled back"]
+    assert database.saved() == ["succeed"]
+
+
+def test_t1_a_command_leaves_the_work_of_a_lent_context_alone(
+    database: Notes, commands: Any
+) -> None:
+    """The fixture's own task goes on around a command that fails, and around one that succeeds."""
+    with commands.app.app_context():
+        names = []
+        for arguments in (["raise"], ["succeed"]):
+            task = commands.current_task._get_current_object()
+            commands.app.test_cli_runner().invoke(args=arguments)
+            assert commands.current_task._get_current_object() is task
+            names.append((task.kind, task.round.state))
+        assert names == [("context", "open")] * 2
+    assert database.saved() == ["succeed"]
+
+
+def test_t1_a_context_pushed_after_a_command_that_could_not_commit_is_no_command(
+    database: Notes, commands: Any
+) -> None:
+    """click keeps a context on its stack if closing it fails; nothing may be taken for its task."""
+    assert commands.app.test_cli_runner().invoke(args=["broken"]).exit_code != 0
+    with commands.app.app_context():
+        assert commands.current_task.kind == "context"
+
+
+def test_t1_contexts_pushed_in_turn_by_a_long_command_leave_nothing_behind(
+    database: Notes, commands: Any
+) -> None:
+    """A command that pushes a context for each job keeps none of them, and each commits."""
+    assert commands.app.test_cli_runner().invoke(args=["jobs", "1200"]).exit_code == 0
+    assert len(database.saved()) == 1200
+
+
 def test_t1_a_block_in_a_command_is_independent(database: Notes, commands: Any) -> None:
     """``arm.task()`` inside a command that fails has its own outcome."""
 

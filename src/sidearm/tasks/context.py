@@ -48,8 +48,10 @@ from .task import OPEN, Task, combine, keep
 if TYPE_CHECKING:
     from flask.ctx import AppContext
 
-#: Where a task hangs on its context object, and a header snapshot on a request context.
+#: Where a task hangs on its context object, a command's task on its application context (for
+#: threads that carry it along), and a header snapshot on a request context.
 _TASK = "_sidearm_task"
+_COMMAND = "_sidearm_command"
 _HEADERS = "_sidearm_headers"
 
 #: click before 8.3 closes a context without the exception that ends it.
@@ -100,13 +102,16 @@ def find_task(*, create: bool) -> Task | None:
     block = _block.get()
     if block is not None and block[1] is request_context and block[0].app is app_context.app:
         return block[0]
-    holder: Any = app_context
     if request_context is not None and request_context.app is app_context.app:
-        holder = request_context
-    task = cast("Task | None", holder.__dict__.get(_TASK))
-    if task is None and create:
-        task = _begin(holder, request_context if holder is request_context else None)
-    return task
+        task: Task | None = request_context.__dict__.get(_TASK)
+        return _begin_request(request_context) if task is None and create else task
+    line = _command_line()
+    if line is not None:
+        task = line.tasks.get(app_context)
+        return line.begin(app_context) if task is None and create else task
+    held = app_context.__dict__
+    task = held.get(_COMMAND) or held.get(_TASK)
+    return _begin_context(app_context) if task is None and create else task
 
 
 def require_task(what: str, advice: str | None = None) -> Task:
@@ -173,30 +178,25 @@ def state_of(app: Flask) -> Any:
         ) from None
 
 
-def _begin(holder: Any, request_context: Any) -> Task:
-    app = holder.app
+def _begin_request(request_context: Any) -> Task:
+    app = request_context.app
     state = state_of(app)
     _be_outermost(app)
-    if request_context is not None:
-        request = request_context.request
-        rule = request.url_rule
-        task = Task(app, request.endpoint or "no endpoint", "request", state.records)
-        task.request = (request.endpoint, rule.rule if rule is not None else None, request.method)
-        after_this_request(snapshot_headers)
-    else:
-        task = _context_task(app, state, holder)
-    setattr(holder, _TASK, task)
+    request = request_context.request
+    rule = request.url_rule
+    task = Task(app, request.endpoint or "no endpoint", "request", state.records)
+    task.request = (request.endpoint, rule.rule if rule is not None else None, request.method)
+    after_this_request(snapshot_headers)
+    setattr(request_context, _TASK, task)
     return task
 
 
-def _context_task(app: Flask, state: TaskState, holder: AppContext) -> Task:
-    click_context = click.get_current_context(silent=True)
-    if click_context is None:
-        task = Task(app, "context", "context", state.records)
-    else:
-        program, _, name = click_context.command_path.partition(" ")
-        task = Task(app, name or program, "command", state.records)
-        holder._sidearm_command = _Command(click_context)  # type: ignore[attr-defined]
+def _begin_context(app_context: Any) -> Task:
+    app = app_context.app
+    state = state_of(app)
+    _be_outermost(app)
+    task = Task(app, "context", "context", state.records)
+    setattr(app_context, _TASK, task)
     return task
 
 
@@ -263,7 +263,7 @@ def settle_request(response: Response) -> Response:
         if not streams:
             _record_untouched(request_context, state, response)
             return response
-        task = _begin(request_context, request_context)
+        task = _begin_request(request_context)
     round_ = task.round
     if round_.state is not OPEN:  # after_request functions run again for an error page
         return response
@@ -468,7 +468,7 @@ def exception_left(app: Flask, exc: BaseException) -> list[BaseException]:
     state = state_of(app)
     task: Task | None = request_context.__dict__.get(_TASK)
     if task is None:
-        task = _begin(request_context, request_context)
+        task = _begin_request(request_context)
     round_ = task.round
     if round_.state is not OPEN or round_.cause == id(exc):
         return []
@@ -505,15 +505,16 @@ def settle_torn_down_request(exc: BaseException | None) -> None:
 def settle_torn_down_context(exc: BaseException | None) -> None:
     """Settle the task of an application context that was pushed by hand or by a command."""
     app_context: Any = _cv_app.get(None)
-    task: Task | None = app_context.__dict__.get(_TASK) if app_context else None
-    if task is None or task.round.state is not OPEN:
+    if app_context is None:
         return
-    command: _Command | None = app_context.__dict__.get("_sidearm_command")
-    if command is not None:
-        decision = command.decide(task, exc)
-    else:
+    line = _command_line()
+    task: Task | None = line.tasks.pop(app_context, None) if line is not None else None
+    if task is not None and line is not None and task.round.state is OPEN:
+        _settle(task, line.decide(task, exc), task.app.teardown_appcontext_funcs)
+    task = app_context.__dict__.get(_TASK)
+    if task is not None and task.round.state is OPEN:
         decision = outcome.by_leaving(exc, task.intent)
-    _settle(task, decision, task.app.teardown_appcontext_funcs)
+        _settle(task, decision, task.app.teardown_appcontext_funcs)
 
 
 def on_appcontext_tearing_down(app: Flask, exc: BaseException | None = None, **_: Any) -> None:
@@ -535,30 +536,78 @@ def _settle(task: Task, decision: Decision, others: list[Any]) -> None:
     raise combine(errors)
 
 
-class _Command:
-    """How a CLI command ends, which its context's teardown does not tell reliably.
+# -- commands
+
+
+class _CommandLine:
+    """One run of a command line: its tasks, and how it ends, which teardown does not tell reliably.
 
     click 8.1 and 8.2 close a context without the exception that ends it, newer ones with it;
-    ``ctx.exit(3)`` closes first and raises then.
+    ``ctx.exit(3)`` closes first and raises then. And a test's fixture may lend the command an
+    application context, which is not torn down when the command ends: so its tasks settle when
+    the application context does or when the outermost click context closes, whichever is first.
+
+    Attributes:
+        tasks: The tasks that have not settled, by their application contexts.
     """
 
-    def __init__(self, context: click.Context) -> None:
+    def __init__(self) -> None:
+        self.tasks: dict[Any, Task] = {}
+        self._waits = False
         self._exit_code: int | None = None
         self._is_shell = False
-        seen: click.Context | None = context
-        while seen is not None:
-            self._is_shell = self._is_shell or seen.command.name == "shell"
-            self._watch_exit(seen)
-            seen = seen.parent
 
-    def _watch_exit(self, context: click.Context) -> None:
-        leave = context.exit
+    def begin(self, app_context: Any) -> Task:
+        """Begin the task of a command in an application context that it pushed or was lent."""
+        app = app_context.app
+        state = state_of(app)
+        _be_outermost(app)
+        click_context = click.get_current_context()
+        program, _, name = click_context.command_path.partition(" ")
+        task = Task(app, name or program, "command", state.records)
+        root = self._watch(click_context)
+        if not self._waits:
+            root.with_resource(self)
+            self._waits = True
+        self.tasks[app_context] = task
+        setattr(app_context, _COMMAND, task)
+        return task
+
+    def _watch(self, click_context: click.Context) -> click.Context:
+        """Remember the codes that contexts are left with; returns the outermost context."""
+        while True:
+            self._is_shell = self._is_shell or click_context.command.name == "shell"
+            if "exit" not in click_context.__dict__:
+                self._watch_exit(click_context)
+            if click_context.parent is None:
+                return click_context
+            click_context = click_context.parent
+
+    def _watch_exit(self, click_context: click.Context) -> None:
+        leave = click_context.exit
 
         def exit_(code: int = 0) -> Any:
             self._exit_code = code
             return leave(code)
 
-        context.exit = exit_  # type: ignore[method-assign]
+        click_context.exit = exit_  # type: ignore[method-assign]
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._waits = False
+        errors: list[BaseException] = []
+        while self.tasks:
+            app_context, task = self.tasks.popitem()
+            app_context.__dict__.pop(_COMMAND, None)
+            errors += task.round.settle(self.decide(task, exc))
+        if errors:
+            raise combine(errors)
 
     def decide(self, task: Task, exc: BaseException | None) -> Decision:
         """The outcome: exit status 0 commits, anything else and the shell roll back."""
@@ -583,6 +632,17 @@ class _Command:
         if exc is None:
             return self._exit_code or 0
         return None
+
+
+def _command_line() -> _CommandLine | None:
+    """The run of the command that is under way in this thread, if there is one."""
+    click_context = click.get_current_context(silent=True)
+    if click_context is None:
+        return None
+    line: _CommandLine = click_context.meta.setdefault("sidearm", _CommandLine())
+    # click leaves a context on its stack if closing it fails, although that command is over.
+    under_way = line.tasks or getattr(click_context, "_depth", 1) > 0
+    return line if under_way else None
 
 
 # -- installing

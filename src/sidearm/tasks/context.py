@@ -616,7 +616,7 @@ class _CommandLine:
         if task.intent.doomed is not None:
             return Decision(False, f"doomed: {task.intent.doomed}")
         if exc is None and _CLICK_HIDES_ERRORS:
-            exc = sys.exc_info()[1]
+            exc = _exception_of_command()
         code = self._code(exc)
         if code is None:
             return outcome.by_leaving(exc, task.intent)
@@ -632,6 +632,24 @@ class _CommandLine:
         if exc is None:
             return self._exit_code or 0
         return None
+
+
+def _exception_of_command() -> BaseException | None:
+    """The exception that is ending the command, where click does not pass it on.
+
+    One that the caller of a test's runner is handling is none of the command's: it was caught in
+    a frame that is outside of click's ``main``.
+    """
+    exc = sys.exc_info()[1]
+    if exc is None or exc.__traceback__ is None:
+        return exc
+    outermost, frame = exc.__traceback__.tb_frame, sys._getframe()
+    main = click.Command.main.__code__
+    while frame is not outermost and frame.f_back is not None:
+        if frame.f_code is main:
+            return None
+        frame = frame.f_back
+    return exc
 
 
 def _command_line() -> _CommandLine | None:

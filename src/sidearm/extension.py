@@ -27,9 +27,11 @@ from .resources import GeneratorResource
 from .responses import Representations
 from .settings import Settings
 from .signals import events_dropped
-from .tasks import context
+from .tasks import context, hooks
 from .tasks.claims import CommitMode, Resource, check_mode
 from .tasks.outcome import OutcomeRule
+from .tasks.requests import snapshot_headers
+from .tasks.state import TaskState
 
 T = TypeVar("T")
 R = TypeVar("R", bound=OutcomeRule)
@@ -38,7 +40,7 @@ R = TypeVar("R", bound=OutcomeRule)
 SOCKET_VARIABLE = "SIDEARM_SOCKET"
 
 
-class AppState(context.TaskState):
+class AppState(TaskState):
     """What Sidearm keeps for one application: ``app.extensions["sidearm"]``.
 
     Attributes:
@@ -52,6 +54,7 @@ class AppState(context.TaskState):
         self.arm = arm
         self.settings = settings
         self.joining = arm.joining
+        self.rule = arm.rule
         self.socket_path = (
             os.environ.get(SOCKET_VARIABLE) or settings.socket or default_socket_path(app)
         )
@@ -59,11 +62,6 @@ class AppState(context.TaskState):
         self._hub: HubClient | MemoryHub | None = None
         self._dev_hub = DevelopmentHub()
         self._lock = threading.Lock()
-
-    @property
-    def rule(self) -> OutcomeRule | None:
-        """The application's own outcome rule."""
-        return self.arm.rule
 
     @property
     def hub(self) -> HubClient | MemoryHub:
@@ -188,8 +186,8 @@ class Sidearm:
             )
         app.extensions["sidearm"] = AppState(self, app, Settings.from_config(app.config))
         self._apps.add(app)
-        context.install(app)
-        self.representations.install(app)
+        hooks.install(app)
+        self.representations.install(app, snapshot_headers)
         # Not a template global: that would make the Jinja environment before the application
         # has had the chance to set its options.
         app.context_processor(_template_context)
@@ -311,6 +309,8 @@ class Sidearm:
             The function.
         """
         self.rule = rule
+        for app in self._apps:
+            app.extensions["sidearm"].rule = rule
         return rule
 
     def represent(self, type_: type[T]) -> Callable[[Callable[[T], Any]], Callable[[T], Any]]:

@@ -407,6 +407,30 @@ def test_t1_sidearm_keeps_no_application_alive() -> None:
         gc.enable()
 
 
+def test_t9_a_settled_task_is_freed_with_its_context() -> None:
+    """A request leaves no cycle behind: neither tasks nor an application wait for the collector."""
+    import weakref
+
+    app = Flask("short-lived")
+    app.config["TESTING"] = True
+    Sidearm(app)
+    tasks: list[Any] = []
+
+    @app.get("/")
+    def view() -> str:
+        after_commit(lambda: None)
+        tasks.append(weakref.ref(current_task._get_current_object()))  # type: ignore[attr-defined]
+        return "ok"
+
+    gc.collect()
+    gc.disable()
+    try:
+        app.test_client().get("/")
+        assert [reference() for reference in tasks] == [None]
+    finally:
+        gc.enable()
+
+
 # -- T1: arm.task()
 
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from ..exceptions import EventTooLarge
 from ..hub.eventstream import check_channel, encode_body
 from ..signals import events_published
-from ..tasks.context import require_task, state_of, the_app
+from ..tasks.callbacks import Held
+from ..tasks.context import require_task
+from ..tasks.state import state_of, the_app
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +47,7 @@ def publish(channel: str, data: Any = None, *, event: str | None = None, keep: b
     task = require_task(call, _WAITS.format(call=call))
     body = _body(task.app, channel, data, event)
     item = (task.app, (channel, body, keep))
-    task.hold("commit", call, send=_leave, item=item, caller=sys._getframe(1))  # noqa: SLF001
+    task.hold(Held.to_send(call, _leave, item, sys._getframe(1)))  # noqa: SLF001
 
 
 def publish_now(

@@ -21,7 +21,8 @@ from ..exceptions import EventTooLarge
 from ..hub.eventstream import MEDIA_TYPE, check_channel, encode, retry_field
 from ..hub.memory import MemoryHub
 from ..hub.messages import Handoff
-from ..tasks.context import require_task, state_of
+from ..tasks.context import require_task
+from ..tasks.state import state_of
 from .handoff import NotPossible, find_socket, hand_off, log_once
 from .polling import poll, spread_out
 

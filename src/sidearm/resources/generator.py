@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Callable, Generator
-from typing import Any
+from typing import Any, NoReturn
 
 from ..tasks.claims import Claim, CommitMode, Resource
 
@@ -44,6 +44,7 @@ class GeneratorResource(Resource):
             )
         super().__init__(name, commit)
         self._function = function
+        self._plain_type: type | None = None  # what the last value was that tells of no commit
 
     def claim(self) -> Claim:
         """Run the function up to its ``yield``."""
@@ -51,17 +52,22 @@ class GeneratorResource(Resource):
         value = next(generator, _END)
         if value is _END:
             raise RuntimeError(f"The resource {self.name} ended without a 'yield'.")
-        watched = _watched(self, value, generator)
-        return watched if watched is not None else GeneratorClaim(self, value, generator)
+        plain = GeneratorClaim(self, value, generator)
+        if type(value) is self._plain_type:
+            return plain
+        claim = _watched(plain)
+        if claim is plain:
+            self._plain_type = type(value)
+        return claim
 
 
 class GeneratorClaim(Claim):
     """What a generator yielded; settled by its ``commit()`` and ``rollback()``, if it has them."""
 
-    __slots__ = ("_generator",)
-
     def __init__(self, resource: Resource, value: Any, generator: Generator[Any]) -> None:
-        super().__init__(resource, value)
+        self.resource = resource
+        self.value = value
+        self.explicit = resource.commit == "explicit"
         self._generator = generator
 
     def commit(self) -> None:
@@ -75,30 +81,31 @@ class GeneratorClaim(Claim):
             rollback()
 
     def release(self) -> None:
-        finish(self._generator, self.resource.name)
+        if next(self._generator, _END) is not _END:
+            finish(self._generator, self.resource.name)
 
 
-def finish(generator: Generator[Any], name: str) -> None:
-    """Run the rest of a resource's generator, which has to end now.
+def finish(generator: Generator[Any], name: str) -> NoReturn:
+    """End a generator that has yielded a second time.
 
     Raises:
-        RuntimeError: It yields a second time.
+        RuntimeError: Always.
     """
-    if next(generator, _END) is not _END:
-        generator.close()
-        raise RuntimeError(f"The resource {name} has a second 'yield'. A resource yields once.")
+    generator.close()
+    raise RuntimeError(f"The resource {name} has a second 'yield'. A resource yields once.")
 
 
-def _watched(resource: Resource, value: Any, generator: Generator[Any]) -> Claim | None:
+def _watched(plain: GeneratorClaim) -> Claim:
     """A claim that follows commits by hand, if the value is of a kind that tells of them."""
+    resource, value = plain.resource, plain.value
     orm = sys.modules.get("sqlalchemy.orm")
     if orm is not None and isinstance(value, orm.Session):
         from .sqlalchemy import SessionClaim
 
-        return SessionClaim(resource, value, lambda: finish(generator, resource.name))
+        return SessionClaim(resource, value, plain.release)
     if "sidearm.resources.sqlite" in sys.modules:
         from .sqlite import Connection, SQLiteClaim
 
         if isinstance(value, Connection):
-            return SQLiteClaim(resource, value, lambda: finish(generator, resource.name))
-    return None
+            return SQLiteClaim(resource, value, plain.release)
+    return plain

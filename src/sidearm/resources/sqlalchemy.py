@@ -22,8 +22,8 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from ..tasks.claims import Claim, CommitMode, Resource, Transaction
-from ..tasks.context import find_task, state_of
-from ..tasks.task import OPEN
+from ..tasks.context import find_task
+from ..tasks.state import state_of
 
 _CLAIM = "sidearm_claim"
 _RESOURCE: weakref.WeakKeyDictionary[type[Session], ScopedSession] = weakref.WeakKeyDictionary()
@@ -109,8 +109,8 @@ class ScopedSession(Resource):
         task = find_task(create=True)
         if task is None or self not in state_of(task.app).joining:
             return
-        round_ = task.round
-        if round_.state is not OPEN:
+        round_ = task.open_round()
+        if round_ is None:
             if self.commit == "task" and task.streaming:
                 task.claim(self)  # raises, and says why
             return
@@ -125,10 +125,11 @@ class ScopedSession(Resource):
         task = find_task(create=True)
         if task is None or self not in state_of(task.app).joining:
             return
-        round_ = task.round
+        round_ = task.open_round()
+        if round_ is None or self in round_.claims:
+            return
         known = _claim_of(session)
-        elsewhere = known is None or known.round is None or known.round.task is not task
-        if elsewhere and round_.state is OPEN and self not in round_.claims:
+        if known is None or known.round is None or known.round.task is not task:
             round_.use(self._claim(session))
 
     def _claim(self, session: Session) -> SessionClaim:
@@ -142,7 +143,6 @@ class SessionClaim(Claim):
     """A claimed session."""
 
     tells: ClassVar[bool] = True
-    __slots__ = ("_connections", "_current", "_ending", "_outer", "_release")
 
     def __init__(self, resource: Resource, session: Session, release: Callable[[], Any]) -> None:
         super().__init__(resource, session)
@@ -272,8 +272,9 @@ def _after_transaction_create(session: Session, transaction: Any) -> None:
 def _use_in_callback(claim: SessionClaim) -> None:
     """A callback that works on its task's session gets it into its own round."""
     task = find_task(create=False)
-    if task is not None and task.round.parent is not None and task.round.state is OPEN:
-        task.round.claim(claim.resource)
+    round_ = task.open_round() if task is not None else None
+    if round_ is not None and round_.parent is not None:
+        round_.claim(claim.resource)
 
 
 def _after_begin(session: Session, transaction: Any, connection: Any) -> None:

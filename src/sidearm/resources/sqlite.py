@@ -127,7 +127,6 @@ class SQLiteClaim(Claim):
     """A claimed connection; ``in_transaction`` tells whether something was written."""
 
     tells: ClassVar[bool] = True
-    __slots__ = ("_current", "_release")
 
     def __init__(
         self, resource: Resource, connection: Connection, release: Callable[[], None]

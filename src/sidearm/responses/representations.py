@@ -81,11 +81,15 @@ class Representations:
 
         return decorate
 
-    def install(self, app: Flask) -> None:
+    def install(self, app: Flask, made: Callable[[Response], object] | None = None) -> None:
         """Let ``app.make_response`` convert what Flask does not.
 
         A ``make_response`` of the application's own class, or of an extension that came before,
         goes on working and is asked before Sidearm, except about what has a representation.
+
+        Args:
+            app: The application.
+            made: Called with every response that was made.
         """
         # An instance attribute that held the application would be a cycle: an application out of
         # use would wait for the garbage collector (Flask's own tests forbid it).
@@ -100,13 +104,18 @@ class Representations:
                     " reference to the application, not to its method."
                 )
             own = type(app).make_response
-            inner = earlier or MethodType(own, app)
-            if type(rv) in _FLASKS_AT_A_GLANCE:
-                return inner(rv)
-            body, rest = self._split(rv)
-            if earlier is None and own is Flask.make_response:
-                return inner(_join(self._convert(app, body), rest))
-            return self._ask_first(inner, app, body, rest)
+            if earlier is None and type(rv) in _FLASKS_AT_A_GLANCE:
+                response = own(app, rv)
+            else:
+                inner = earlier or MethodType(own, app)
+                body, rest = self._split(rv)
+                if earlier is None and own is Flask.make_response:
+                    response = inner(_join(self._convert(app, body), rest))
+                else:
+                    response = self._ask_first(inner, app, body, rest)
+            if made is not None:
+                made(response)
+            return response
 
         app.make_response = make_response  # type: ignore[method-assign]
 

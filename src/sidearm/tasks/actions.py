@@ -6,11 +6,11 @@ import inspect
 import sys
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
-from .callbacks import name_of
-from .context import require_task
-from .task import check_callable
+from ..exceptions import OutsideTask
+from .callbacks import Held, check_callable, name_of
+from .context import find_task, require_task
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -33,9 +33,10 @@ def after_commit(callback: F) -> F:
         OutsideTask: There is no task.
         TaskSettled: The task's outcome is already decided.
     """
-    check_callable("after_commit", callback)
-    call = f"after_commit({name_of(callback)})"
-    require_task(call).hold("commit", call, callback=callback, caller=sys._getframe(1))
+    task = find_task(create=True)
+    if task is None or not callable(callback):
+        _refuse("after_commit", callback)
+    task.hold(Held(callback, sys._getframe(1)))
     return callback
 
 
@@ -53,10 +54,16 @@ def after_rollback(callback: F) -> F:
         OutsideTask: There is no task.
         TaskSettled: The task's outcome is already decided.
     """
-    check_callable("after_rollback", callback)
-    call = f"after_rollback({name_of(callback)})"
-    require_task(call).hold("rollback", call, callback=callback, caller=sys._getframe(1))
+    task = find_task(create=True)
+    if task is None or not callable(callback):
+        _refuse("after_rollback", callback)
+    task.hold(Held(callback, sys._getframe(1), on="rollback"))
     return callback
+
+
+def _refuse(call: str, callback: Callable[[], Any]) -> NoReturn:
+    check_callable(call, callback)
+    raise OutsideTask(f"{call}({name_of(callback)})")
 
 
 def commit_on(*statuses: int) -> Callable[[F], F]:
@@ -82,7 +89,7 @@ def commit_on(*statuses: int) -> Callable[[F], F]:
 
     def decorate(view: F) -> F:
         def mark() -> None:
-            require_task("commit_on").intent.commit_on |= wanted
+            require_task("commit_on").commit_on |= wanted
 
         if inspect.iscoroutinefunction(view):
 

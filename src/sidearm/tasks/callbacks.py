@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from types import FrameType
+from types import CodeType, FrameType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -20,46 +20,61 @@ class Held:
 
     Attributes:
         on: ``"commit"`` or ``"rollback"``: the outcome that lets it leave.
-        call: The call as its author wrote it, such as ``publish('stock')``.
+        callback: What is to run; or:
+        send: What is to send ``item``.
         transactions: Transactions that were open when it was registered and that it belongs to,
             less those that have committed since.
         committed: Whether a transaction that it belonged to has been committed by hand.
         unknown: A claim whose driver does not tell was there too: the round's outcome decides.
     """
 
-    __slots__ = (
-        "_code",
-        "_line",
-        "call",
-        "callback",
-        "committed",
-        "item",
-        "on",
-        "send",
-        "transactions",
-        "unknown",
-    )
+    # Class attributes stand for what most calls leave as it is.
+    on = "commit"
+    callback: Callable[[], Any] | None = None
+    send: Send | None = None
+    item: Any = None
+    transactions: frozenset[Transaction] = _NONE
+    committed = False
+    unknown = False
+    _call: str | None = None
+    _code: CodeType | None = None
+    _line = 0
 
     def __init__(
         self,
-        on: str,
-        call: str,
-        caller: FrameType | None,
+        callback: Callable[[], Any] | None,
+        caller: FrameType | None = None,
         *,
-        callback: Callable[[], Any] | None = None,
-        send: Send | None = None,
-        item: Any = None,
+        on: str = "commit",
     ) -> None:
-        self.on = on
-        self.call = call
         self.callback = callback
-        self.send = send
-        self.item = item
-        self.transactions: frozenset[Transaction] = _NONE
-        self.committed = False
-        self.unknown = False
-        self._code = caller.f_code if caller is not None else None
-        self._line = caller.f_lineno if caller is not None else 0
+        if on != "commit":
+            self.on = on
+        if caller is not None:
+            self._code = caller.f_code
+            self._line = caller.f_lineno
+
+    @classmethod
+    def to_send(cls, call: str, send: Send, item: Any, caller: FrameType | None) -> Held:
+        """What is to be sent after the commit.
+
+        Args:
+            call: The call as its author wrote it.
+            send: What sends ``item``, in one list with its neighbours of the same ``send``.
+            item: What to send.
+            caller: The frame of its author's call, to name the place if it is dropped.
+        """
+        held = cls(None, caller)
+        held.send, held.item, held._call = send, item, call
+        return held
+
+    @property
+    def call(self) -> str:
+        """The call as its author wrote it, for records and log lines."""
+        if self._call is None:
+            assert self.callback is not None
+            self._call = f"after_{self.on}({name_of(self.callback)})"
+        return self._call
 
     @property
     def place(self) -> str:
@@ -78,4 +93,14 @@ def name_of(function: Callable[..., Any]) -> str:
     """The qualified name of a callback, also where it is a partial or an object."""
     target = getattr(function, "func", function)
     name = getattr(target, "__qualname__", None) or type(target).__qualname__
-    return f"{target.__module__}.{name}" if hasattr(target, "__module__") else name
+    module = getattr(target, "__module__", None)
+    return f"{module}.{name}" if module is not None else name
+
+
+def check_callable(what: str, callback: object) -> None:
+    """Refuse what cannot be called at the line that registers it."""
+    if not callable(callback):
+        raise TypeError(
+            f"{what}() was given {callback!r}, which cannot be called. Give a function, such as"
+            f" {what}(send_mail) without parentheses after its name, or a lambda."
+        )

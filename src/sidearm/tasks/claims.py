@@ -79,24 +79,20 @@ class Claim:
         resource: What was claimed.
         value: What the application works with.
         tells: Whether the driver tells when transactions begin and end.
+        explicit: Whether the application commits it by hand.
         round: The round that uses it now; set by the round.
         outcome: What the settling did: ``"committed"``, ``"rolled back"``, ``"left alone"``, ...
     """
 
     tells: ClassVar[bool] = False
-    __slots__ = ("outcome", "resource", "round", "seconds", "value")
+    outcome = "claimed"
+    seconds = 0.0
+    round: Round | None = None
 
     def __init__(self, resource: Resource, value: Any) -> None:
         self.resource = resource
         self.value = value
-        self.round: Round | None = None
-        self.outcome = "claimed"
-        self.seconds = 0.0
-
-    @property
-    def explicit(self) -> bool:
-        """Whether the application commits it by hand."""
-        return self.resource.commit == "explicit"
+        self.explicit = resource.commit == "explicit"
 
     def transaction(self) -> Transaction | None:
         """The open transaction, where the driver tells; else ``None``."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Container
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from werkzeug.exceptions import HTTPException
 
@@ -23,15 +24,18 @@ class Decision(NamedTuple):
     rule: str
 
 
-class Intent:
-    """What the code of a task said about its own outcome; one instance for each task."""
+class Intent(Protocol):
+    """What the code of a task said about its own outcome.
 
-    __slots__ = ("commit_on", "doomed", "kept")
+    Attributes:
+        doomed: Why the task has to fail, if it has.
+        kept: Whether it commits in spite of its response or exception.
+        commit_on: Statuses with which it commits.
+    """
 
-    def __init__(self) -> None:
-        self.doomed: str | None = None
-        self.kept = False
-        self.commit_on: frozenset[int] = frozenset()
+    doomed: str | None
+    kept: bool
+    commit_on: frozenset[int]
 
 
 def by_exception(  # noqa: PLR0911 - one line for each rule, in their order of strength
@@ -74,6 +78,7 @@ def by_exception(  # noqa: PLR0911 - one line for each rule, in their order of s
 
 def by_response(
     response: Any,
+    status: int,
     intent: Intent,
     rule: OutcomeRule | None,
     fail_statuses: Container[int],
@@ -81,7 +86,8 @@ def by_response(
     """Decide for a response that is ready to leave.
 
     Args:
-        response: The response, with a ``status_code``.
+        response: The response.
+        status: Its status.
         intent: What the task's code said.
         rule: The application's own rule, if it has one.
         fail_statuses: Statuses that fail a task.
@@ -89,7 +95,6 @@ def by_response(
     Returns:
         The decision.
     """
-    status = response.status_code
     if intent.doomed is not None:
         return Decision(False, f"doomed: {intent.doomed}")
     if intent.kept:
@@ -100,7 +105,17 @@ def by_response(
         verdict = rule(response)  # one that raises fails the request, as a view does
         if verdict is not None:
             return Decision(bool(verdict), f"the application's rule, for status {status}")
-    return Decision(status not in fail_statuses, f"status {status}")
+    return by_status(status, fail_statuses)
+
+
+def by_status(status: int, fail_statuses: Container[int]) -> Decision:
+    """Decide by the settings alone."""
+    return _decision(status not in fail_statuses, status)
+
+
+@functools.cache
+def _decision(commit: bool, status: int) -> Decision:  # noqa: FBT001 - a key
+    return Decision(commit, f"status {status}")
 
 
 def by_leaving(exc: BaseException | None, intent: Intent) -> Decision:

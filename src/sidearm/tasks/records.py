@@ -3,10 +3,56 @@
 from __future__ import annotations
 
 import logging
-import time
+from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from blinker import NamedSignal
+
+from ..signals import round_settled
+from .outcome import Decision
+
 logger = logging.getLogger("sidearm.tasks")
+
+#: The name of a request's task that no URL rule matched.
+NO_ENDPOINT = "no endpoint"
+
+#: What the records of one task share: the status of the response, the name, the kind, and the
+#: URL rule and the method of a request.
+Facts = list[Any]
+
+#: A call that left: as its author wrote it, or ``(outcome, module, qualified name)``.
+Left = str | tuple[str, str, str]
+
+#: What :class:`Record` is made of, in the order of its arguments. Every request leaves one, and
+#: few are ever looked at.
+Entry = tuple[
+    Facts,
+    str,
+    Decision,
+    Sequence[tuple[str, str, float]],
+    Sequence[Left],
+    Sequence[tuple[str, str]],
+    Sequence[str],
+    int,
+    int,
+    float,
+]
+
+
+def name_in(facts: Facts) -> str:
+    """The name of a task: its own, or the endpoint of its request."""
+    _, name, _, rule, _ = facts
+    if name is None:
+        name = rule.endpoint if rule is not None else NO_ENDPOINT
+    return str(name)
+
+
+def _call(left: Left) -> str:
+    if isinstance(left, str):
+        return left
+    on, module, name = left
+    return f"after_{on}({module}.{name})"
 
 
 class Record:
@@ -48,30 +94,31 @@ class Record:
         "url_rule",
     )
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 - the order of an entry
         self,
-        task: str,
-        kind: str,
+        facts: Facts,
         round: str,
-        *,
-        committed: bool,
-        decided_by: str,
+        decision: Decision,
+        resources: Sequence[tuple[str, str, float]] = (),
+        left: Sequence[Left] = (),
+        dropped: Sequence[tuple[str, str]] = (),
+        errors: Sequence[str] = (),
+        began: int = 0,
+        ended: int = 0,
+        at: float = 0.0,
     ) -> None:
-        self.task = task
-        self.kind = kind
+        self.status, _, self.kind, rule, self.method = facts
+        self.task = name_in(facts)
+        self.endpoint: str | None = rule.endpoint if rule is not None else None
+        self.url_rule: str | None = rule.rule if rule is not None else None
         self.round = round
-        self.committed = committed
-        self.decided_by = decided_by
-        self.endpoint: str | None = None
-        self.url_rule: str | None = None
-        self.method: str | None = None
-        self.status: int | None = None
-        self.resources: tuple[tuple[str, str, float], ...] = ()
-        self.left: tuple[str, ...] = ()
-        self.dropped: tuple[tuple[str, str], ...] = ()
-        self.errors: tuple[str, ...] = ()
-        self.seconds = 0.0
-        self._ended = time.time()
+        self.committed, self.decided_by = decision
+        self.resources = tuple(resources)
+        self.left = tuple(map(_call, left))
+        self.dropped = tuple(dropped)
+        self.errors = tuple(errors)
+        self.seconds = (ended - began) / 1e9 if began else 0.0
+        self._ended = at
 
     @property
     def started(self) -> float:
@@ -105,6 +152,13 @@ class Record:
             "seconds": self.seconds,
         }
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Record):
+            return NotImplemented
+        return self.as_dict() == other.as_dict()
+
+    __hash__ = None  # type: ignore[assignment]
+
     def __str__(self) -> str:
         where = f"{self.method} {self.url_rule}" if self.method else self.kind
         parts = [
@@ -123,13 +177,52 @@ class Record:
         return f"<Record {self}>"
 
 
-def log(record: Record) -> None:
-    """Write one log line for a record that somebody should see.
+class Records:
+    """The latest records, oldest first; each is made when somebody looks at it.
+
+    Args:
+        count: How many are kept.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.entries: deque[Entry] = deque(maxlen=count)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __getitem__(self, position: int) -> Record:
+        return Record(*self.entries[position])
+
+    def __iter__(self) -> Iterator[Record]:
+        # Other threads go on adding while one looks.
+        return iter([Record(*entry) for entry in list(self.entries)])
+
+
+def keep(entry: Entry, records: Records, app: Any) -> None:
+    """Put a record into the ring, log it if somebody should see it, and signal it.
 
     A failed round that had claimed or held nothing (a plain 404) is no news; its line is for
     those who ask by the level.
     """
+    records.entries.append(entry)
+    # Every request comes by here, and few programs look.
+    if logger.isEnabledFor(logging.INFO) or round_settled.receivers:
+        _show(entry, app)
+
+
+def _show(entry: Entry, app: Any) -> None:
+    record = Record(*entry)
     news = record.dropped or record.errors or (record.resources and not record.committed)
     level = logging.INFO if news else logging.DEBUG
     if logger.isEnabledFor(level):
         logger.log(level, "%s", record, extra={"sidearm_record": record.as_dict()})
+    if round_settled.receivers:
+        tell(round_settled, app, record=record)
+
+
+def tell(signal: NamedSignal, app: Any, **facts: Any) -> None:
+    """Send a signal; a receiver that raises must not make an error of what is decided."""
+    try:
+        signal.send(app, **facts)
+    except Exception:
+        logger.exception("A receiver of the signal %s failed.", signal.name)

@@ -12,21 +12,19 @@ contexts nor any database; ``context`` drives it and ``resources`` give it claim
 from __future__ import annotations
 
 import logging
-import threading
-import time
+from _thread import RLock
 from collections import deque
 from collections.abc import Callable, Sequence
-from types import FrameType
+from collections.abc import Set as AbstractSet
+from time import monotonic_ns, perf_counter, time
 from typing import Any, NoReturn, TypeVar
 
-from blinker import NamedSignal
-
 from ..exceptions import TaskSettled
-from ..signals import callback_failed, callback_ran, held_dropped, release_failed, round_settled
-from .callbacks import Held, Send, name_of
+from ..signals import callback_failed, callback_ran, held_dropped, release_failed
+from .callbacks import Held, check_callable
 from .claims import Claim, Resource, Transaction
-from .outcome import Decision, Intent
-from .records import Record, log
+from .outcome import Decision
+from .records import Facts, Left, keep, name_in, tell
 
 logger = logging.getLogger("sidearm.tasks")
 
@@ -38,6 +36,8 @@ ROLLING_BACK = "rolling back"
 LEAVING = "leaving"
 RELEASING = "releasing"
 CLOSED = "closed"
+
+_NONE: frozenset[Any] = frozenset()
 
 #: From each state of a round to those that may follow. The docs' picture is drawn from it.
 STATES: dict[str, tuple[str, ...]] = {
@@ -56,36 +56,36 @@ class Task:
     In an application this is what :data:`~sidearm.current_task` stands for.
 
     Attributes:
-        name: The request's endpoint, the command's name, or the name that was given.
-        kind: ``"request"``, ``"command"``, ``"context"`` or ``"task"``.
         round: The round that is under way, or the last one.
+        facts: What its records share: the status of the response, its name, its kind, and the
+            URL rule and method of a request.
+        doomed, kept, commit_on: What its code said about its outcome.
+        streaming: Whether its body is being sent.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "app",
-        "intent",
-        "kind",
-        "lock",
-        "name",
-        "records",
-        "request",
-        "round",
-        "streaming",
-        "unanswered",
-    )
+    # Class attributes stand for what most tasks leave as it is: each request makes a task.
+    doomed: str | None = None
+    kept = False
+    commit_on: frozenset[int] = _NONE
+    streaming = False
 
-    def __init__(self, app: Any, name: str, kind: str, records: deque[Record]) -> None:
+    def __init__(self, app: Any, state: Any, facts: Facts) -> None:
         self.app = app
-        self.name = name
-        self.kind = kind
-        self.records = records
-        self.intent = Intent()
-        self.lock = threading.RLock()
-        self.request: tuple[str | None, str | None, str] | None = None
-        self.streaming = False
-        self.unanswered: list[Record] = []
-        self.round = Round(self, "work")
+        self.state = state
+        self.facts = facts
+        self.lock = RLock()
+        self.round = Round(self)
+
+    @property
+    def name(self) -> str:
+        """The request's endpoint, the command's name, or the name that was given."""
+        return name_in(self.facts)
+
+    @property
+    def kind(self) -> str:
+        """``"request"``, ``"command"``, ``"context"`` or ``"task"``."""
+        kind: str = self.facts[2]
+        return kind
 
     def doom(self, reason: str = "doomed") -> None:
         """Let the task fail, whatever its response or result will be.
@@ -97,8 +97,8 @@ class Task:
             TaskSettled: The task's outcome is already decided.
         """
         self._still_undecided("doom()")
-        if self.intent.doomed is None:
-            self.intent.doomed = reason
+        if self.doomed is None:
+            self.doomed = reason
 
     def keep(self) -> None:
         """Let the task commit although its response is an error or a view raised.
@@ -109,54 +109,36 @@ class Task:
             TaskSettled: The task's outcome is already decided.
         """
         self._still_undecided("keep()")
-        self.intent.kept = True
+        self.kept = True
 
     def after_commit(self, callback: F) -> F:
         """Run a callback after the commit of what is being done now; see :func:`after_commit`."""
         check_callable("after_commit", callback)
-        self.hold("commit", f"after_commit({name_of(callback)})", callback=callback)
+        self.hold(Held(callback))
         return callback
 
     def after_rollback(self, callback: F) -> F:
         """Run a callback after a rollback of what is being done now."""
         check_callable("after_rollback", callback)
-        self.hold("rollback", f"after_rollback({name_of(callback)})", callback=callback)
+        self.hold(Held(callback, on="rollback"))
         return callback
 
-    def hold(
-        self,
-        on: str,
-        call: str,
-        *,
-        callback: Callable[[], Any] | None = None,
-        send: Send | None = None,
-        item: Any = None,
-        caller: FrameType | None = None,
-    ) -> None:
+    def hold(self, held: Held) -> None:
         """Hold a call until the transaction that it belongs to is decided.
 
         Args:
-            on: ``"commit"`` or ``"rollback"``.
-            call: The call as its author wrote it, for records and log lines.
-            callback: What to run; or:
-            send: What sends ``item``, in one list with its neighbours of the same ``send``.
-            item: What to send.
-            caller: The frame of the author's call, to name its place if it is dropped.
+            held: The call.
 
         Raises:
             TaskSettled: The task's outcome is already decided.
         """
         round_ = self.round
         if round_.state is not OPEN:
-            self._too_late(call)
-        held = Held(on, call, caller, callback=callback, send=send, item=item)
-        for claim in round_.claims.values():
-            if not claim.tells:
-                held.unknown = True
-                continue
-            transaction = claim.transaction()
-            if transaction is not None:
-                held.transactions |= {transaction}
+            round_ = self.open_round() or self._too_late(held.call)
+        if round_.follows:
+            round_.belong(held)
+        elif round_.claims:
+            held.unknown = True
         round_.held.append(held)
 
     def claim(self, resource: Resource) -> Any:
@@ -172,12 +154,28 @@ class Task:
             TaskSettled: The round has settled.
         """
         round_ = self.round
+        if round_.state is not OPEN:
+            round_ = self.open_round() or self._too_late(resource.name)
         claim = round_.claims.get(resource)
-        if claim is None:
-            claim = round_.claim(resource)
-        elif round_.state is not OPEN:
-            self._too_late(resource.name)
-        return claim.value
+        return claim.value if claim is not None else round_.claim(resource).value
+
+    def open_round(self) -> Round | None:
+        """The round that takes claims and calls just now.
+
+        A callback's round is made here, on its first use: most callbacks need none.
+
+        Returns:
+            The round, or ``None`` if the outcome is already decided.
+        """
+        round_ = self.round
+        if round_.state is OPEN:
+            return round_
+        if not round_.calling:
+            return None
+        with self.lock:
+            if self.round is round_:
+                self.round = Round.of_callback(round_)
+            return self.round
 
     def began_ns(self) -> int:
         """When the current round first claimed something, or else now.
@@ -188,7 +186,7 @@ class Task:
         Returns:
             A reading of ``time.monotonic_ns()``.
         """
-        return self.round.began or time.monotonic_ns()
+        return self.round.began or monotonic_ns()
 
     def new_round(self, kind: str, decided: Decision | None = None) -> Round:
         """Begin the next round; the one before must have settled.
@@ -200,7 +198,9 @@ class Task:
         Returns:
             The new round.
         """
-        self.round = Round(self, kind, decided=decided)
+        self.round = Round(self)
+        self.round.kind = kind
+        self.round.decided = decided
         return self.round
 
     def _still_undecided(self, what: str) -> None:
@@ -235,45 +235,36 @@ class Round:
         passed_on: What a callback's round leaves to its parent, to go after everything before it.
         state: A key of :data:`STATES`.
         decided: What an exception has decided before the round ends, or what it inherits.
+        calling: Whether one of its callbacks runs just now.
+        follows: Whether a driver of one of its claims tells of transactions.
     """
 
-    __slots__ = (
-        "began",
-        "cause",
-        "claims",
-        "decided",
-        "dropped",
-        "errors",
-        "held",
-        "kind",
-        "left",
-        "parent",
-        "passed_on",
-        "state",
-        "task",
-    )
+    # Class attributes stand for what most rounds leave as it is.
+    kind = "work"
+    began = 0  # a reading of time.monotonic_ns()
+    cause = 0  # the id() of the exception that was decided about
+    calling = False
+    follows = False
+    state = OPEN
+    decided: Decision | None = None
+    parent: Round | None = None
+    passed_on: Sequence[Held] = ()
+    left: Sequence[Left] = ()
+    dropped: Sequence[tuple[str, str]] = ()
+    errors: Sequence[str] = ()
 
-    def __init__(
-        self,
-        task: Task,
-        kind: str,
-        *,
-        decided: Decision | None = None,
-        parent: Round | None = None,
-    ) -> None:
+    def __init__(self, task: Task) -> None:
         self.task = task
-        self.kind = kind
-        self.decided = decided
-        self.parent = parent
-        self.state = OPEN
-        self.began = 0
-        self.cause = 0  # the id() of the exception that was decided about
         self.claims: dict[Resource, Claim] = {}
         self.held: list[Held] = []
-        self.passed_on: list[Held] = []
-        self.left: list[str] = []
-        self.dropped: list[tuple[str, str]] = []
-        self.errors: list[str] = []
+
+    @classmethod
+    def of_callback(cls, parent: Round) -> Round:
+        """The round of a callback of another one."""
+        round_ = cls(parent.task)
+        round_.kind = "callback"
+        round_.parent = parent
+        return round_
 
     # -- claiming
 
@@ -285,18 +276,34 @@ class Round:
                 return claim
             if self.state is not OPEN:
                 self.task._too_late(resource.name)
-            claim = self._parents_claim(resource)
+            if self.parent is not None:
+                claim = self._parents_claim(resource)
             if claim is None:
-                self.began = self.began or time.monotonic_ns()
+                if not self.began:
+                    self.began = monotonic_ns()
                 claim = resource.claim()
-            self.use(claim)
+            self.claims[resource] = claim
+            claim.round = self
+            if claim.tells:
+                self.follows = True
             return claim
 
     def use(self, claim: Claim) -> None:
-        """Take a claim into this round: one of its own, one of its parent's, or one found open."""
-        self.began = self.began or time.monotonic_ns()
+        """Take a claim into this round that was found open, or that a callback worked on."""
+        self.began = self.began or monotonic_ns()
         self.claims[claim.resource] = claim
+        self.follows = self.follows or claim.tells
         claim.round = self
+
+    def belong(self, held: Held) -> None:
+        """Find out to which transactions a call belongs that is about to be held."""
+        for claim in self.claims.values():
+            if not claim.tells:
+                held.unknown = True
+                continue
+            transaction = claim.transaction()
+            if transaction is not None:
+                held.transactions |= {transaction}
 
     def _parents_claim(self, resource: Resource) -> Claim | None:
         ancestor = self.parent
@@ -355,7 +362,8 @@ class Round:
 
     # -- settling
 
-    def settle(self, decision: Decision) -> list[BaseException]:
+    # Every request comes by: a call for each step would cost more than the step.
+    def settle(self, decision: Decision) -> list[BaseException]:  # noqa: C901
         """Commit or roll back, let callbacks and events leave, release. Once; then nothing.
 
         Args:
@@ -374,51 +382,63 @@ class Round:
         errors: list[BaseException] = []
         claims = list(self.claims.values())
         if decision.commit:
-            self._enter(COMMITTING)
-            failure = self._commit(claims, errors)
-            if failure is not None:
-                decision = Decision(False, failure)
+            self.state = COMMITTING
+            for claim in claims:
+                if claim.explicit and not (self.kind == "callback" and claim.unsaved()):
+                    claim.outcome = "left to the application"
+                    continue
+                began = perf_counter()
+                try:
+                    claim.commit()
+                except BaseException as exc:
+                    claim.seconds = perf_counter() - began
+                    decision = self._commit_failed(claim, exc, claims, errors)
+                    break
+                claim.seconds = perf_counter() - began
+                claim.outcome = "committed"
         else:
-            self._enter(ROLLING_BACK)
+            self.state = ROLLING_BACK
             self._roll_back(claims, errors)
-        self._enter(LEAVING)
-        fatal = self._let_leave(decision)
-        self._enter(RELEASING)
-        self._release(claims, errors, after_commit=decision.commit)
-        self._enter(CLOSED)
+        self.state = LEAVING
+        fatal = self._let_leave(decision) if self.held else None
+        self.state = RELEASING
+        for claim in reversed(claims):
+            if self.parent is not None and not self._owns(claim):
+                claim.round = self.parent
+                continue
+            claim.round = None
+            try:
+                claim.release()
+            except BaseException as exc:
+                self._release_failed(claim, exc, errors, after_commit=decision.commit)
+        self.state = CLOSED
         self._record(decision, claims)
+        # A round that is over holds nothing, so that its task is freed with its last reference.
         self.claims = {}
+        self.parent = None
+        del self.task
         if fatal is not None:
             if errors:
                 raise fatal from combine(errors)
             raise fatal
         return errors
 
-    def _enter(self, state: str) -> None:
-        assert state in STATES[self.state], f"{self.state} -> {state}"
-        self.state = state
-
-    def _commit(self, claims: list[Claim], errors: list[BaseException]) -> str | None:
-        """Commit in claim order; the first failure rolls back the rest. Returns what failed."""
-        for position, claim in enumerate(claims):
-            if claim.explicit and not (self.kind == "callback" and claim.unsaved()):
-                claim.outcome = "left to the application"
-                continue
-            began = time.perf_counter()
-            try:
-                claim.commit()
-            except BaseException as exc:
-                name = claim.resource.name
-                claim.outcome = f"commit failed: {_type_name(exc)}"
-                errors.append(exc)
-                self._explain_partial_commit(exc, claims, position)
-                self._note(f"the commit of {name}", exc)
-                self._roll_back(claims[position:], errors)
-                return f"the commit of {name} failed: {_type_name(exc)}"
-            finally:
-                claim.seconds = time.perf_counter() - began
-            claim.outcome = "committed"
-        return None
+    def _commit_failed(
+        self,
+        claim: Claim,
+        exc: BaseException,
+        claims: list[Claim],
+        errors: list[BaseException],
+    ) -> Decision:
+        """The first commit that fails ends the committing: what has not committed rolls back."""
+        position = claims.index(claim)
+        name = claim.resource.name
+        claim.outcome = f"commit failed: {_type_name(exc)}"
+        errors.append(exc)
+        self._explain_partial_commit(exc, claims, position)
+        self._note(f"the commit of {name}", exc)
+        self._roll_back(claims[position:], errors)
+        return Decision(False, f"the commit of {name} failed: {_type_name(exc)}")
 
     def _explain_partial_commit(
         self, exc: BaseException, claims: list[Claim], position: int
@@ -437,7 +457,7 @@ class Round:
 
     def _roll_back(self, claims: list[Claim], errors: list[BaseException]) -> None:
         for claim in reversed(claims):
-            began = time.perf_counter()
+            began = perf_counter()
             failed_commit = claim.outcome.startswith("commit failed")
             try:
                 claim.rollback()
@@ -451,39 +471,39 @@ class Round:
             else:
                 if not failed_commit:
                     claim.outcome = "rolled back"
-            claim.seconds += time.perf_counter() - began
+            claim.seconds += perf_counter() - began
 
-    def _release(
-        self, claims: list[Claim], errors: list[BaseException], *, after_commit: bool
+    def _release_failed(
+        self,
+        claim: Claim,
+        exc: BaseException,
+        errors: list[BaseException],
+        *,
+        after_commit: bool,
     ) -> None:
-        for claim in reversed(claims):
-            if not self._owns(claim):
-                claim.round = self.parent
-                continue
-            claim.round = None
-            try:
-                claim.release()
-            except BaseException as exc:
-                name = claim.resource.name
-                self._note(f"the release of {name}", exc)
-                logger.exception("Task %r: the release of %s failed.", self.task.name, name)
-                if after_commit:
-                    _tell(release_failed, self.task.app, resource=name, exception=exc)
-                else:
-                    errors.append(exc)
+        name = claim.resource.name
+        self._note(f"the release of {name}", exc)
+        logger.error("Task %r: the release of %s failed.", self.task.name, name, exc_info=exc)
+        if after_commit:
+            tell(release_failed, self.task.app, resource=name, exception=exc)
+        else:
+            errors.append(exc)
 
     def _note(self, step: str, exc: BaseException) -> None:
-        self.errors.append(f"{step}: {_type_name(exc)}")
+        self.errors = [*self.errors, f"{step}: {_type_name(exc)}"]
 
     # -- leaving
 
     def _let_leave(self, decision: Decision) -> BaseException | None:
         held, self.held = self.held, []
+        if decision.commit and not self.follows and self.parent is None:
+            return self._leave([one for one in held if one.on == "commit"])
         leaving: list[Held] = []
         lost: list[Held] = []
         for one in held:
             if one.on == ("commit" if decision.commit else "rollback"):
-                (lost if decision.commit and self._never_committed(one) else leaving).append(one)
+                lose = decision.commit and one.transactions and self._never_committed(one)
+                (lost if lose else leaving).append(one)
             elif one.on == "commit" and one.saved:
                 leaving.append(one)  # its own transaction was committed by hand
             elif one.on == "commit":
@@ -512,10 +532,10 @@ class Round:
                 held.call,
                 held.place,
             )
-        _tell(held_dropped, self.task.app, calls=[held.call for held in lost])
+        tell(held_dropped, self.task.app, calls=[held.call for held in lost])
 
     def _drop(self, held: Held, reason: str) -> None:
-        self.dropped.append((held.call, reason))
+        self.dropped = [*self.dropped, (held.call, reason)]
         if held in self.held:
             self.held.remove(held)
 
@@ -523,24 +543,30 @@ class Round:
         """Let held calls go, in order; a failing one stops no other."""
         queue = deque(items)
         fatal: BaseException | None = None
+        left = self.left = [*self.left]
         while queue:
             held = queue.popleft()
-            self.left.append(held.call)
-            if held.callback is None:
-                batch = [held.item]
-                while queue and queue[0].send is held.send and queue[0].callback is None:
-                    following = queue.popleft()
-                    self.left.append(following.call)
-                    batch.append(following.item)
-                error = self._send(held, batch)
+            callback = held.callback
+            if callback is None:
+                error = self._send(held, queue, left)
             else:
-                error = self._run(held, queue)
+                try:  # what formatting it would cost is left to who reads the record
+                    left.append((held.on, callback.__module__, callback.__qualname__))
+                except AttributeError:  # a partial, or an object that can be called
+                    left.append(held.call)
+                error = self._run(held, callback, queue)
             if error is not None and not isinstance(error, Exception):
                 fatal = fatal or error
         return fatal
 
-    def _send(self, held: Held, batch: list[Any]) -> BaseException | None:
+    def _send(self, held: Held, queue: deque[Held], left: list[Left]) -> BaseException | None:
         assert held.send is not None
+        left.append(held.call)
+        batch = [held.item]
+        while queue and queue[0].send is held.send:
+            following = queue.popleft()
+            left.append(following.call)
+            batch.append(following.item)
         try:
             held.send(batch)
         except BaseException as exc:
@@ -548,48 +574,66 @@ class Round:
             return exc
         return None
 
-    def _run(self, held: Held, queue: deque[Held]) -> BaseException | None:
-        assert held.callback is not None
+    def _run(
+        self, held: Held, callback: Callable[[], Any], queue: deque[Held]
+    ) -> BaseException | None:
         task = self.task
-        round_ = Round(task, "callback", parent=self)
-        forgotten = self._unsaved()
-        before, task.round = task.round, round_
+        before = task.round
+        writes = self._unsaved() if self.follows or self.parent is not None else _NONE
         error: BaseException | None = None
+        if self.state is OPEN:  # a transaction was ended by hand, and more may follow it
+            task.round = Round.of_callback(self)
+        self.calling = True
         try:
-            try:
-                held.callback()
-            except BaseException as exc:
-                error = exc
-                self._callback_failed(held, exc)
-                decision = Decision(False, f"exception {_type_name(exc)}")
-            else:
-                decision = Decision(True, "the callback returned")
-            for claim in self._unsaved() - forgotten:
-                if claim.round is not round_:
-                    round_.use(claim)
-            try:
-                failures = round_.settle(decision)
-            except BaseException as exc:
-                failures = [exc]
-        finally:
-            task.round = before
-        # What the callback registered comes after what was there before it.
-        queue.extend(round_.passed_on)
-        for failure in failures:
-            error = error or failure
-            self._callback_failed(held, failure)
-        if error is None:
-            _tell(callback_ran, task.app, call=held.call)
+            callback()
+        except BaseException as exc:
+            error = exc
+            self._callback_failed(held, exc)
+        if self.follows or self.parent is not None:
+            writes = self._unsaved() - writes
+            if writes:
+                task.open_round()
+        self.calling = False
+        if task.round is not self:
+            round_, task.round = task.round, before
+            for failure in self._settle_callback(round_, writes, error, queue):
+                error = error or failure
+                self._callback_failed(held, failure)
+        if error is None and callback_ran.receivers:
+            tell(callback_ran, task.app, call=held.call)
         return error
 
-    def _unsaved(self) -> set[Claim]:
+    def _settle_callback(
+        self,
+        round_: Round,
+        writes: AbstractSet[Claim],
+        error: BaseException | None,
+        queue: deque[Held],
+    ) -> list[BaseException]:
+        for claim in writes:
+            if claim.round is not round_:
+                round_.use(claim)
+        if error is None:
+            decision = Decision(True, "the callback returned")
+        else:
+            decision = Decision(False, f"exception {_type_name(error)}")
+        try:
+            failures = round_.settle(decision)
+        except BaseException as exc:
+            failures = [exc]
+        # What the callback registered comes after what was there before it.
+        queue.extend(round_.passed_on)
+        return failures
+
+    def _unsaved(self) -> AbstractSet[Claim]:
         """Claims of this round and those above it that hold uncommitted writes just now."""
         unsaved: set[Claim] = set()
         round_: Round | None = self
         while round_ is not None:
-            for claim in round_.claims.values():
-                if claim.tells and claim.unsaved():
-                    unsaved.add(claim)
+            if round_.follows:
+                for claim in round_.claims.values():
+                    if claim.tells and claim.unsaved():
+                        unsaved.add(claim)
             round_ = round_.parent
         return unsaved
 
@@ -602,50 +646,30 @@ class Round:
             held.place,
             exc_info=exc,
         )
-        _tell(callback_failed, self.task.app, callback=held.call, exception=exc)
+        tell(callback_failed, self.task.app, callback=held.call, exception=exc)
 
     # -- the record
 
     def _record(self, decision: Decision, claims: list[Claim]) -> None:
-        quiet = not claims and not self.errors and not self.left and not self.dropped
-        if quiet and self.kind != "work":
+        if self.kind != "work" and not (claims or self.errors or self.left or self.dropped):
             return
         task = self.task
-        record = Record(
-            task.name,
-            task.kind,
-            self.kind,
-            committed=decision.commit,
-            decided_by=decision.rule,
+        keep(
+            (
+                task.facts,
+                self.kind,
+                decision,
+                [(claim.resource.name, claim.outcome, claim.seconds) for claim in claims],
+                self.left,
+                self.dropped,
+                self.errors,
+                self.began,
+                monotonic_ns(),
+                time(),
+            ),
+            task.state.records,
+            task.app,
         )
-        if task.request is not None:
-            record.endpoint, record.url_rule, record.method = task.request
-        record.resources = tuple(
-            (claim.resource.name, claim.outcome, claim.seconds) for claim in claims
-        )
-        record.left = tuple(self.left)
-        record.dropped = tuple(self.dropped)
-        record.errors = tuple(self.errors)
-        if self.began:
-            record.seconds = (time.monotonic_ns() - self.began) / 1e9
-        task.unanswered.append(record)
-        keep(record, task.records, task.app)
-
-
-def keep(record: Record, records: deque[Record], app: Any) -> None:
-    """Put a record into the ring, log it if its level asks, and signal it."""
-    records.append(record)
-    log(record)
-    if round_settled.receivers:
-        _tell(round_settled, app, record=record)
-
-
-def _tell(signal: NamedSignal, app: Any, **facts: Any) -> None:
-    """Send a signal; a receiver that raises must not make an error of what is decided."""
-    try:
-        signal.send(app, **facts)
-    except Exception:
-        logger.exception("A receiver of the signal %s failed.", signal.name)
 
 
 def combine(errors: Sequence[BaseException]) -> BaseException:
@@ -657,12 +681,3 @@ def combine(errors: Sequence[BaseException]) -> BaseException:
 
 def _type_name(exc: BaseException) -> str:
     return type(exc).__qualname__
-
-
-def check_callable(what: str, callback: object) -> None:
-    """Refuse what cannot be called at the line that registers it."""
-    if not callable(callback):
-        raise TypeError(
-            f"{what}() was given {callback!r}, which cannot be called. Give a function, such as"
-            f" {what}(send_mail) without parentheses after its name, or a lambda."
-        )

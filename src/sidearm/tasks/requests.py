@@ -1,0 +1,267 @@
+"""Where tasks meet requests: the response that settles them, and exceptions on their way.
+
+Flask has no hook that fits: teardown functions run after the response has been built, sometimes
+twice and sometimes not at all, and see no exception that was handled. So a request settles in the
+``after_request`` function that runs last: after the application's own, before the session is saved
+and the first byte leaves. And ``handle_user_exception`` is the one method that is wrapped: it sees
+every exception that leaves a view, also those that an error handler turns into a page.
+"""
+
+from __future__ import annotations
+
+import functools
+import weakref
+from collections.abc import Callable
+from time import time
+from typing import Any, cast
+
+from flask import Flask, Response, got_request_exception
+from flask.globals import _cv_request
+from werkzeug.exceptions import InternalServerError
+
+from . import outcome
+from .context import TASK, begin_request
+from .outcome import Decision
+from .records import keep
+from .state import TaskState, state_of
+from .task import OPEN, Task, combine
+
+#: Where a snapshot of headers hangs on a request context.
+_HEADERS = "_sidearm_headers"
+
+
+def settle_request(response: Response) -> Response:
+    """Settle the request's task: the ``after_request`` function that runs last."""
+    request_context: Any = _cv_request.get()
+    task: Task | None = getattr(request_context, TASK, None)
+    # A body that is a list is there already, which is cheaper to see than ``is_streamed``.
+    streams = type(response.response) is not list and _streams(response)
+    if task is None:
+        if not streams:
+            _record_untouched(request_context, response)
+            return response
+        task = begin_request(request_context)
+    round_ = task.round
+    if round_.state is not OPEN:  # after_request functions run again for an error page
+        return response
+    facts = task.facts
+    facts[0] = response.status_code
+    if facts[3] is None:  # it began before the request was routed, to open the session
+        facts[3] = request_context.request.url_rule
+    errors = round_.settle(round_.decided or _decide(task, response))
+    if errors:
+        response = _commit_failed(task.app, request_context, task, response, errors)
+    if streams and _streams(response):
+        response.response = _StreamedBody(task, response.response)
+    return response
+
+
+def _streams(response: Response) -> bool:
+    return response.is_streamed and not response.direct_passthrough
+
+
+def _decide(task: Task, response: Response) -> Decision:
+    state: TaskState = task.state
+    status = response.status_code
+    if task.doomed is None and not task.kept and not task.commit_on and state.rule is None:
+        return state.decide(status)
+    return outcome.by_response(response, status, task, state.rule, state.fail_statuses)
+
+
+def _record_untouched(request_context: Any, response: Response) -> None:
+    app = request_context.app
+    state = state_of(app)
+    request = request_context.request
+    status = response.status_code
+    facts = [status, None, "request", request.url_rule, request.method]
+    entry = (facts, "work", state.decide(status), (), (), (), (), 0, 0, time())
+    keep(entry, state.records, app)
+
+
+def _commit_failed(
+    app: Flask,
+    request_context: Any,
+    task: Task,
+    response: Response,
+    errors: list[BaseException],
+) -> Response:
+    """Answer for work that was not saved: by the application's error handlers, without it.
+
+    Raises:
+        BaseException: Where the application wants errors to propagate, or if it is none that a
+            handler may see.
+    """
+    # What the failed work put into the session must not leave.
+    _reopen_session(app, request_context)
+    task.new_round("error page", decided=Decision(False, "the commit before it failed"))
+    original = getattr(request_context, _HEADERS, None)
+    answer = app.make_response(_answer_for(app, errors))
+    response.close()
+    if original is not None:
+        _pass_headers_on(original, response, answer)
+    task.facts[0] = answer.status_code
+    task.round.settle(task.round.decided or Decision(False, "an error page"))
+    return answer
+
+
+def _reopen_session(app: Flask, request_context: Any) -> None:
+    interface = app.session_interface
+    session = interface.open_session(app, request_context.request)
+    if session is None:
+        session = interface.make_null_session(app)
+    # Setting the public attribute marks the session as looked at in Flask 3.1.3; it has no setter.
+    name = "_session" if hasattr(request_context, "_session") else "session"
+    setattr(request_context, name, session)
+    request_context.flashes = None
+
+
+def _answer_for(app: Flask, errors: list[BaseException]) -> Any:
+    """What Flask would answer for errors, without running anything a second time.
+
+    The first error is the one whose class chooses the handler; where none is registered, all
+    of them go on together.
+    """
+    first = errors[0] if isinstance(errors[0], Exception) else combine(errors)
+    for further in errors[1:]:
+        first.add_note(f"While settling, also: {type(further).__qualname__}: {further}")
+    try:
+        raise first
+    except Exception as exc:
+        try:
+            return app.handle_user_exception(exc)
+        except Exception as unhandled:
+            if unhandled is exc and len(errors) > 1:
+                unhandled = cast("Exception", combine(errors))
+            return _unhandled(app, unhandled)
+
+
+def _unhandled(app: Flask, exc: Exception) -> Any:
+    propagate = app.config["PROPAGATE_EXCEPTIONS"]
+    if propagate is None:
+        propagate = app.testing or app.debug
+    if propagate:
+        raise exc
+    got_request_exception.send(app, _async_wrapper=app.ensure_sync, exception=exc)
+    app.log_exception((type(exc), exc, exc.__traceback__))  # type: ignore[arg-type]
+    return app.handle_http_exception(InternalServerError(original_exception=exc))
+
+
+def snapshot_headers(response: Response) -> None:
+    """Remember the headers of a request's response before ``after_request`` functions see it.
+
+    Args:
+        response: What ``app.make_response`` has made.
+    """
+    request_context = _cv_request.get(None)
+    if request_context is not None and getattr(request_context, TASK, None) is not None:
+        setattr(request_context, _HEADERS, response.headers.to_wsgi_list())
+
+
+#: Headers that describe a body, or a place, of the response that is not sent after all.
+_OF_THE_BODY = frozenset(
+    {"etag", "last-modified", "location", "transfer-encoding", "accept-ranges", "set-cookie"}
+)
+
+
+def _pass_headers_on(original: list[tuple[str, str]], before: Response, answer: Response) -> None:
+    """Give an error page the headers that ``after_request`` functions had added."""
+    known = set(original)
+    names = {name.lower() for name, _ in answer.headers}
+    for name, value in before.headers:
+        lower = name.lower()
+        if (name, value) in known or lower in _OF_THE_BODY or lower.startswith("content-le"):
+            continue
+        if lower in ("content-type", "content-encoding", "content-range") or lower in names:
+            continue
+        answer.headers.add(name, value)
+
+
+class _StreamedBody:
+    """A body that is made while it is sent; from its first piece on the task takes no claims."""
+
+    def __init__(self, task: Task, body: Any) -> None:
+        self._task = task
+        self._body = body
+        self._pieces: Any = None
+
+    def __iter__(self) -> _StreamedBody:
+        return self
+
+    def __next__(self) -> Any:
+        if self._pieces is None:
+            self._task.streaming = True
+            self._pieces = iter(self._body)
+        return next(self._pieces)
+
+    def close(self) -> None:
+        close = getattr(self._body, "close", None)
+        if close is not None:
+            close()
+
+
+# -- exceptions
+
+
+class ExceptionWatch:
+    """``app.handle_user_exception``, seeing every exception before its handler does.
+
+    It holds the application weakly: an application must be freed with its last reference.
+    """
+
+    def __init__(self, app: Flask, inner: Callable[..., Any] | None) -> None:
+        self._app = weakref.ref(app)
+        self._inner = inner
+
+    def __call__(self, *args: Any) -> Any:
+        app = cast("Flask", self._app())
+        inner: Callable[..., Any] = self._inner or functools.partial(
+            type(app).handle_user_exception, app
+        )
+        exc: Exception = args[-1]
+        errors = exception_left(app, exc)
+        if not errors:
+            return inner(*args)
+        error = combine(errors)
+        if not isinstance(error, Exception):
+            raise error from exc
+        # The failed rollback is the graver news: its handler gets its turn, and it tells both.
+        try:
+            raise error from exc
+        except Exception as raised:
+            return inner(*args[:-1], raised)
+
+
+def exception_left(app: Flask, exc: BaseException) -> list[BaseException]:
+    """Roll back at once if an exception that leaves the view fails the task.
+
+    So that an error handler finds no half-done transaction, and what it claims is claimed anew.
+
+    Returns:
+        The errors of the rollback.
+    """
+    request_context: Any = _cv_request.get(None)
+    if request_context is None or request_context.app is not app:
+        return []
+    state = state_of(app)
+    task: Task | None = getattr(request_context, TASK, None)
+    if task is None:
+        task = begin_request(request_context)
+    round_ = task.round
+    if round_.state is not OPEN or round_.cause == id(exc):
+        return []
+    if round_.decided is not None and not round_.decided.commit:
+        return []
+    round_.cause = id(exc)
+    decision = outcome.by_exception(exc, task, state.rule, state.fail_statuses)
+    if decision is None or decision.commit:
+        round_.decided = decision
+        return []
+    errors = round_.settle(decision)
+    task.new_round("error page", decided=decision)
+    return errors
+
+
+def on_got_request_exception(app: Flask, exception: BaseException, **_: Any) -> None:
+    """See exceptions that were raised outside the view: in conversion or ``after_request``."""
+    if "sidearm" in app.extensions:
+        exception_left(app, exception)

@@ -266,6 +266,42 @@ def test_c7_requests_that_use_no_database_leave_a_fixtures_row_alone(
     assert store.out() == 0
 
 
+@pytest.mark.parametrize("commit", ["task", "explicit"])
+def test_c7_one_session_that_is_lent_has_one_transaction(
+    handled: Flask, make: Any, serve: Any, commit: str
+) -> None:
+    """Flask-SQLAlchemy's session is lent with the context; the fixture's object outlives both."""
+    store = make("flask-sqlalchemy", commit)
+    db = store.db
+
+    def good() -> str:
+        store.write("good")
+        if commit == "explicit":
+            db.session.commit()
+        return "ok"
+
+    def bad() -> None:
+        store.write("bad")
+        raise Broken
+
+    serve(good, "/good")
+    serve(bad, "/bad")
+    with handled.app_context():
+        fixture = store.Note(text="of the fixture")
+        db.session.add(fixture)
+        client = handled.test_client()
+        assert client.get("/bad").status_code == 500
+        assert (store.saved(), fixture.text) == ([], "of the fixture")
+        db.session.add(fixture)
+        assert client.get("/good").status_code == 200
+        assert sorted(store.saved()) == ["good", "of the fixture"]
+        assert fixture.text == "of the fixture"
+        fixture.text = "changed"
+        db.session.commit()
+    assert sorted(store.saved()) == ["changed", "good"]
+    assert store.out() == 0
+
+
 def test_t1_a_context_pushed_inside_a_request_belongs_to_its_task(
     app: Flask, ledger: Any, serve: Any
 ) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from werkzeug.wrappers import Response
 
 DEFAULT_TIMEOUT = 20.0  # seconds
+GRACE = 0.1  # seconds
 MAX_REDIRECTS = 20  # as in the Fetch standard, 4.4
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
@@ -288,7 +289,9 @@ def _read(chunks: Iterable[bytes], limit: int | None, timeout: float) -> list[Ev
     parser = Parser()
     events: list[Event] = []
     try:
-        with _interrupted_after(timeout):
+        # A generator that yields is stopped between its pieces: an exception out of a signal can
+        # fall into code that must not see one, such as the callback of a weak reference.
+        with _interrupted_after(timeout + GRACE):
             for chunk in _until(time.monotonic() + timeout, chunks):
                 events += parser.feed(chunk)
                 if limit is not None and len(events) >= limit:

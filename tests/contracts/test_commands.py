@@ -225,7 +225,7 @@ def test_t1_a_command_leaves_the_work_of_a_lent_context_alone(
 def test_t1_a_context_pushed_after_a_command_that_could_not_commit_is_no_command(
     database: Notes, commands: Any
 ) -> None:
-    """click keeps a context on its stack if closing it fails; nothing may be taken for its task."""
+    """Click keeps a context on its stack if closing it fails; nothing may be taken for its task."""
     assert commands.app.test_cli_runner().invoke(args=["broken"]).exit_code != 0
     with commands.app.app_context():
         assert commands.current_task.kind == "context"

@@ -1,25 +1,37 @@
-"""What goes wrong with the talk's slides on today's Flask (numbers 1 to 7), and not with Sidearm.
+"""What goes wrong with the talk's slides on today's Flask (1 to 7, 11, 12), and not with Sidearm.
 
 Each number has a test of the slide, ported to Python 3, that shows the fault, and one of Sidearm.
 """
 
 from __future__ import annotations
 
+import queue
 import sqlite3
-from contextlib import closing
+import threading
+import time
+import urllib.request
+from contextlib import closing, contextmanager
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from wsgiref.validate import validator
 
 import pytest
 from flask import Flask, Response, abort, g, stream_with_context
 from werkzeug.test import EnvironBuilder
 
-from sidearm import Sidearm, after_commit, publish
+from sidearm import EventStream, Sidearm, after_commit, event_stream, publish
+from sidearm.hub.config import HubConfig
+from sidearm.hub.eventstream import Parser
 from sidearm.signals import events_published
+from sidearm.testing import EventSource, GunicornServer, HubServer, read_events
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
-    from pathlib import Path
+
+    from sidearm.testing.servers import Server
+
+APPS = Path(__file__).parents[1] / "apps"
 
 
 class Broken(Exception):
@@ -469,3 +481,161 @@ def test_footgun_7_sidearm_settles_once(ours: Ours) -> None:
     assert call(ours.app) == (["200 OK"], b"one two")
     assert (ours.pool.claims, ours.pool.commits, ours.pool.releases) == (1, 1, 1)
     assert ours.pool.orders() == ["order"]
+
+
+# -- 11: no id, no resume, no heartbeat, nothing before the first event
+
+
+class SlidesStream:
+    """The slide's ``stream()``, whose subscription is a queue; ``publish`` is ``redis.publish``."""
+
+    def __init__(self) -> None:
+        self.app = app = Flask("slide")
+        self._subscribers: list[queue.SimpleQueue[Any]] = []
+
+        @app.route("/streams/interesting")
+        def stream() -> Response:
+            def generate() -> Iterator[bytes]:
+                subscription: queue.SimpleQueue[Any] = queue.SimpleQueue()
+                self._subscribers.append(subscription)
+                try:
+                    for data in iter(subscription.get, None):
+                        yield b"data: %s\r\n\r\n" % data.encode()
+                finally:
+                    self._subscribers.remove(subscription)
+
+            return Response(
+                stream_with_context(generate()),
+                direct_passthrough=True,
+                mimetype="text/event-stream",
+            )
+
+    def publish(self, data: str | None) -> None:
+        """Like Redis Pub/Sub: to who listens now."""
+        for subscription in self._subscribers:
+            subscription.put(data)
+
+    @contextmanager
+    def open(self) -> Iterator[queue.SimpleQueue[bytes]]:
+        """A client in a thread, as a blocking worker serves it; gives the pieces that it gets."""
+        pieces: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+        def read() -> None:
+            environ = EnvironBuilder("/streams/interesting").get_environ()
+            with closing(self.app(environ, lambda *_: None)) as body:
+                for piece in body:
+                    pieces.put(piece)
+
+        before = len(self._subscribers)
+        thread = threading.Thread(target=read)
+        thread.start()
+        deadline = time.monotonic() + 30
+        while len(self._subscribers) == before:
+            assert time.monotonic() < deadline
+            thread.join(0.01)
+        try:
+            yield pieces
+        finally:
+            self.publish(None)
+            thread.join(30)
+
+
+def test_footgun_11_the_slide_forgets_who_is_away() -> None:
+    """No byte comes before the first event, no event has an id, and what nobody read is lost."""
+    slide = SlidesStream()
+    with slide.open() as pieces:
+        assert pieces.empty()  # subscribed, and a server would still have nothing to send
+        slide.publish("1")
+        first = pieces.get(timeout=30)
+    assert first == b"data: 1\r\n\r\n"
+    slide.publish("2")  # between two connections
+    with slide.open() as pieces:
+        slide.publish("3")
+        assert pieces.get(timeout=30) == b"data: 3\r\n\r\n"
+    assert pieces.empty()
+
+
+def test_footgun_11_sidearms_stream_begins_beats_and_goes_on() -> None:
+    """The head comes at once, then a sign of life, then ids, with which nothing is missed."""
+    with (
+        HubServer(lambda path: HubConfig(socket=path, heartbeat=0.05)) as hub,
+        GunicornServer(
+            "streams:app",
+            cwd=APPS,
+            env={"SIDEARM_SOCKET": hub.socket_path},
+        ) as server,
+        EventSource(f"{server.url}/streams/interesting", timeout=30) as source,  # has its head
+    ):
+        source.next_comment()  # nothing was published, but the connection is seen to live
+        post(server, "1")
+        assert source.next_event().data == "1"
+        source.close()
+        post(server, "2")
+        source.reconnect()
+        post(server, "3")
+        assert [source.next_event().data for _ in range(2)] == ["2", "3"]
+
+
+def post(server: Server, line: str) -> None:
+    with urllib.request.urlopen(f"{server.url}/publish/interesting", line.encode(), 30) as answer:
+        assert answer.read() == b"published"
+
+
+# -- 12: fields that are not escaped, pieces that are text
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r", "\r\n"])
+def test_footgun_12_the_slides_data_injects_an_event(newline: str) -> None:
+    """Who may choose the data may send any event, to every browser."""
+    data = newline.join(["hello", "", "event: logout", "data: now"])
+    events = Parser().feed(b"data: %s\r\n\r\n" % data.encode())
+    assert [(event.event, event.data) for event in events] == [
+        ("message", "hello"),
+        ("logout", "now"),
+    ]
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r", "\r\n"])
+def test_footgun_12_sidearms_data_stays_data(ours: Ours, newline: str) -> None:
+    """It arrives as one event, its lines joined by LF as the standard has it."""
+    data = newline.join(["hello", "", "event: logout", "data: now"])
+
+    @ours.app.route("/streams/interesting")
+    def stream() -> EventStream:
+        return event_stream("interesting", snapshot=lambda: data)
+
+    ours.app.testing = True
+    (event,) = read_events(ours.app.test_client().get("/streams/interesting"))
+    assert event.data == "hello\n\nevent: logout\ndata: now"
+
+
+def test_footgun_12_the_slides_pieces_are_no_bytes() -> None:
+    """On Python 3 the slide yields str, and the first event ends every client's connection."""
+    app = Flask("as printed")
+
+    @app.route("/streams/interesting")
+    def stream() -> Response:
+        def generate() -> Iterator[str]:
+            yield "data: %s\r\n\r\n" % "first"  # noqa: UP031 - as printed
+
+        return Response(
+            stream_with_context(generate()), direct_passthrough=True, mimetype="text/event-stream"
+        )
+
+    environ = EnvironBuilder("/streams/interesting").get_environ()
+    body = validator(app)(environ, lambda *_: lambda _: None)
+    with pytest.raises(AssertionError), closing(body):  # PEP 3333: "bytestrings"
+        next(iter(body))
+
+
+def test_footgun_12_sidearms_pieces_are_bytes(ours: Ours) -> None:
+    """Also where no socket can be handed over, and the body is made by the worker."""
+
+    @ours.app.route("/streams/interesting")
+    def stream() -> EventStream:
+        return event_stream("interesting", snapshot=lambda: "first")
+
+    environ = EnvironBuilder("/streams/interesting").get_environ()
+    with closing(validator(ours.app)(environ, lambda *_: lambda _: None)) as body:
+        received = b"".join(body)
+    assert [event.data for event in Parser().feed(received)] == ["first"]

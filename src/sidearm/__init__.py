@@ -2,20 +2,63 @@
 
 from __future__ import annotations
 
-from .events import EventStream as EventStream
-from .events import event_stream as event_stream
-from .events import publish as publish
-from .events import publish_now as publish_now
-from .events import stream_position as stream_position
-from .exceptions import EventTooLarge as EventTooLarge
-from .exceptions import InvalidChannel as InvalidChannel
-from .exceptions import InvalidField as InvalidField
-from .exceptions import OutsideTask as OutsideTask
-from .exceptions import SettingError as SettingError
-from .exceptions import SidearmError as SidearmError
-from .exceptions import TaskSettled as TaskSettled
-from .extension import Sidearm as Sidearm
-from .tasks import after_commit as after_commit
-from .tasks import after_rollback as after_rollback
-from .tasks import commit_on as commit_on
-from .tasks import current_task as current_task
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .events import EventStream as EventStream
+    from .events import event_stream as event_stream
+    from .events import publish as publish
+    from .events import publish_now as publish_now
+    from .events import stream_position as stream_position
+    from .exceptions import EventTooLarge as EventTooLarge
+    from .exceptions import InvalidChannel as InvalidChannel
+    from .exceptions import InvalidField as InvalidField
+    from .exceptions import NoRepresentation as NoRepresentation
+    from .exceptions import OutsideTask as OutsideTask
+    from .exceptions import SettingError as SettingError
+    from .exceptions import SidearmError as SidearmError
+    from .exceptions import TaskSettled as TaskSettled
+    from .extension import Sidearm as Sidearm
+    from .tasks import after_commit as after_commit
+    from .tasks import after_rollback as after_rollback
+    from .tasks import commit_on as commit_on
+    from .tasks import current_task as current_task
+
+# The hub is a process without Flask, and is found inside this package: what it would import here
+# and never use is half of its memory. So names are loaded when they are used.
+_HOMES = {
+    "EventStream": "events",
+    "EventTooLarge": "exceptions",
+    "InvalidChannel": "exceptions",
+    "InvalidField": "exceptions",
+    "NoRepresentation": "exceptions",
+    "OutsideTask": "exceptions",
+    "SettingError": "exceptions",
+    "Sidearm": "extension",
+    "SidearmError": "exceptions",
+    "TaskSettled": "exceptions",
+    "after_commit": "tasks",
+    "after_rollback": "tasks",
+    "commit_on": "tasks",
+    "current_task": "tasks",
+    "event_stream": "events",
+    "publish": "events",
+    "publish_now": "events",
+    "stream_position": "events",
+}
+
+__all__ = sorted(_HOMES)  # noqa: PLE0605
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    found = getattr(import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -25,6 +25,7 @@ from werkzeug.test import EnvironBuilder
 
 from sidearm import Sidearm, after_commit, after_rollback, current_task, publish
 from sidearm.signals import release_failed
+from sidearm.tasks.task import CLOSED, STATES, Round
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -1004,3 +1005,44 @@ def test_t5_a_read_needs_no_session(app: Flask, notes: Any, serve: Any) -> None:
     response = app.test_client().get("/")
     assert "Set-Cookie" not in response.headers
     assert "Vary" not in response.headers
+
+
+def test_t9_every_round_moves_through_the_states_and_never_back(
+    handled: Flask, arm: Sidearm, ledger: Any, serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A success, a failure with its error page, a commit that fails, callbacks: each moves on."""
+    moves: list[tuple[Any, str]] = []
+
+    def watch(round_: Any, name: str, value: Any) -> None:
+        if name == "state":
+            assert value in STATES[round_.state], f"{round_.state} -> {value}"
+            moves.append((round_, value))
+        object.__setattr__(round_, name, value)
+
+    monkeypatch.setattr(Round, "__setattr__", watch)
+    thing, broken = ledger.resource("thing"), ledger.resource("broken", commit=Boom())
+
+    def good() -> str:
+        thing()
+        after_commit(thing)
+        return "ok"
+
+    def bad() -> None:
+        thing()
+        raise Boom
+
+    def uncommitted() -> str:
+        broken()
+        return "ok"
+
+    for view in (good, bad, uncommitted):
+        serve(view, f"/{view.__name__}")
+    client = handled.test_client()
+    assert [client.get(f"/{path}").status_code for path in ("good", "bad", "uncommitted")] == [
+        200,
+        500,
+        500,
+    ]
+    rounds = {id(round_): round_ for round_, _ in moves}
+    assert len(rounds) == 6  # three views, a callback, two error pages
+    assert {round_.state for round_ in rounds.values()} == {CLOSED}

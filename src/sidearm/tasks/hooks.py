@@ -33,36 +33,38 @@ def _watch_teardown(app: Flask) -> Callable[..., None]:
     reference = weakref.ref(app)
     inner: Callable[..., None] | None = app.__dict__.get("do_teardown_request")
 
-    def do_teardown_request(*args: Any) -> None:
+    def tear_down(*args: Any) -> None:
         app: Any = reference()
+        if inner is not None:
+            inner(*args)
+        else:
+            type(app).do_teardown_request(app, *args)
+
+    def do_teardown_request(*args: Any) -> None:
         request_context = _cv_request.get(None)
         task: Task | None = getattr(request_context, TASK, None)
-        errors = _settle_request(task, args) if task is not None else None
+        if task is not None and task.round.state is not OPEN:
+            return tear_down(*args)
+        errors = _settle_request(task, args)
         try:
-            if inner is not None:
-                inner(*args)
-            else:
-                type(app).do_teardown_request(app, *args)
+            tear_down(*args)
         except BaseException as exc:
-            if not errors:
-                raise
-            raise combine([*errors, exc]) from None
-        finally:
-            # What a teardown function has claimed, for the first time in this request.
-            if task is None and getattr(request_context, TASK, None) is not None:
-                errors = _settle_request(getattr(request_context, TASK), args)
+            errors.append(exc)
+        # What a teardown function has claimed, as the first of this request.
+        if task is None:
+            errors += _settle_request(getattr(request_context, TASK, None), args)
         if errors:
             raise combine(errors)
+        return None
 
     return do_teardown_request
 
 
-def _settle_request(task: Task, args: tuple[Any, ...]) -> list[BaseException] | None:
-    round_ = task.round
-    if round_.state is not OPEN:
-        return None
+def _settle_request(task: Task | None, args: tuple[Any, ...]) -> list[BaseException]:
+    if task is None:
+        return []
     exc = args[-1] if args else sys.exc_info()[1]
-    return round_.settle(round_.decided or outcome.by_leaving(exc, task))
+    return task.round.settle(task.round.decided or outcome.by_leaving(exc, task))
 
 
 def settle_torn_down_context(exc: BaseException | None) -> None:
@@ -127,6 +129,8 @@ def _place(app: Flask) -> None:
     _move(app.after_request_funcs[None], settle_request, 0)
     if settle_torn_down_context in app.teardown_appcontext_funcs:
         _move(app.teardown_appcontext_funcs, settle_torn_down_context, -1)
+    after = app.after_request_funcs
+    state.others_come_after = len(after) > 1 or len(after[None]) > 1
     # Once it has answered a request, Flask lets nobody register anything more.
     state.placed = app._got_first_request
 

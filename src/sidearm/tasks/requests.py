@@ -48,7 +48,16 @@ def settle_request(response: Response) -> Response:
     facts[0] = response.status_code
     if facts[3] is None:  # it began before the request was routed, to open the session
         facts[3] = request_context.request.url_rule
-    errors = round_.settle(round_.decided or _decide(task, response))
+    state: TaskState = task.state
+    decision = round_.decided
+    if decision is None:
+        if task.doomed is None and not task.kept and not task.commit_on and state.rule is None:
+            decision = state.decide(facts[0])
+        else:
+            decision = outcome.by_response(
+                response, facts[0], task, state.rule, state.fail_statuses
+            )
+    errors = round_.settle(decision)
     if errors:
         response = _commit_failed(task.app, request_context, task, response, errors)
     if streams and _streams(response):
@@ -58,14 +67,6 @@ def settle_request(response: Response) -> Response:
 
 def _streams(response: Response) -> bool:
     return response.is_streamed and not response.direct_passthrough
-
-
-def _decide(task: Task, response: Response) -> Decision:
-    state: TaskState = task.state
-    status = response.status_code
-    if task.doomed is None and not task.kept and not task.commit_on and state.rule is None:
-        return state.decide(status)
-    return outcome.by_response(response, status, task, state.rule, state.fail_statuses)
 
 
 def _record_untouched(request_context: Any, response: Response) -> None:
@@ -152,8 +153,11 @@ def snapshot_headers(response: Response) -> None:
     Args:
         response: What ``app.make_response`` has made.
     """
-    request_context = _cv_request.get(None)
-    if request_context is not None and getattr(request_context, TASK, None) is not None:
+    request_context: Any = _cv_request.get(None)
+    task: Task | None = getattr(request_context, TASK, None)
+    if task is not None and (
+        task.state.others_come_after or request_context._after_request_functions
+    ):
         setattr(request_context, _HEADERS, response.headers.to_wsgi_list())
 
 

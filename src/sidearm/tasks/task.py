@@ -139,6 +139,8 @@ class Task:
             round_.belong(held)
         elif round_.claims:
             held.unknown = True
+        if held.on != "commit":
+            round_.mirrors = True
         round_.held.append(held)
 
     def claim(self, resource: Resource) -> Any:
@@ -237,6 +239,7 @@ class Round:
         decided: What an exception has decided before the round ends, or what it inherits.
         calling: Whether one of its callbacks runs just now.
         follows: Whether a driver of one of its claims tells of transactions.
+        mirrors: Whether something is held that waits for a rollback.
     """
 
     # Class attributes stand for what most rounds leave as it is.
@@ -245,6 +248,7 @@ class Round:
     cause = 0  # the id() of the exception that was decided about
     calling = False
     follows = False
+    mirrors = False
     state = OPEN
     decided: Decision | None = None
     parent: Round | None = None
@@ -496,8 +500,8 @@ class Round:
 
     def _let_leave(self, decision: Decision) -> BaseException | None:
         held, self.held = self.held, []
-        if decision.commit and not self.follows and self.parent is None:
-            return self._leave([one for one in held if one.on == "commit"])
+        if decision.commit and not self.follows and not self.mirrors and self.parent is None:
+            return self._leave(held)  # all of them, as almost always
         leaving: list[Held] = []
         lost: list[Held] = []
         for one in held:
@@ -654,22 +658,19 @@ class Round:
         if self.kind != "work" and not (claims or self.errors or self.left or self.dropped):
             return
         task = self.task
-        keep(
-            (
-                task.facts,
-                self.kind,
-                decision,
-                [(claim.resource.name, claim.outcome, claim.seconds) for claim in claims],
-                self.left,
-                self.dropped,
-                self.errors,
-                self.began,
-                monotonic_ns(),
-                time(),
-            ),
-            task.state.records,
-            task.app,
+        entry = (
+            task.facts,
+            self.kind,
+            decision,
+            [(claim.resource.name, claim.outcome, claim.seconds) for claim in claims],
+            self.left,
+            self.dropped,
+            self.errors,
+            self.began,
+            monotonic_ns(),
+            time(),
         )
+        keep(entry, task.state.records, task.app)
 
 
 def combine(errors: Sequence[BaseException]) -> BaseException:

@@ -14,7 +14,7 @@ help:
 	echo "make run     the shop on http://127.0.0.1:8000    (PORT=8001 for another port)"
 	echo "make test    every test                           (PYTEST='-k hub -x' for some)"
 	echo "make lint    ruff, import-linter, codespell       (make format mends what it can)"
-	echo "make types   mypy, strict"
+	echo "make types   mypy and pyright, strict"
 	echo "make docs    the documentation, in docs/_build/html"
 	echo "make bench   the benchmarks                       (BENCH=tasks for some)"
 	echo "make lock    new versions into requirements.lock"
@@ -43,6 +43,7 @@ format:
 types:
 	scripts/setup dev
 	.venv/bin/mypy
+	.venv/bin/pyright
 
 docs:
 	scripts/setup dev

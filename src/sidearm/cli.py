@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 import click
@@ -124,7 +124,7 @@ def _say(line: str) -> None:
 
 
 @contextlib.contextmanager
-def _errors_as_lines() -> Iterator[None]:
+def _errors_as_lines() -> Generator[None]:
     """Print an error of ours as one line, and end with status 1."""
     try:
         yield

@@ -232,7 +232,8 @@ class ExceptionWatch:
         try:
             raise error from exc
         except Exception as raised:
-            return inner(*args[:-1], raised)
+            args = (*args[:-1], raised)
+            return inner(*args)
 
 
 def exception_left(app: Flask, exc: BaseException) -> list[BaseException]:

@@ -12,7 +12,7 @@ from ..hub.eventstream import Parser
 from ..signals import callback_failed, callback_ran, events_published, round_settled
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Generator, Sequence
 
     from flask import Flask
 
@@ -69,7 +69,7 @@ class Captured:
 
 
 @contextmanager
-def capture(app: Flask) -> Iterator[Captured]:
+def capture(app: Flask) -> Generator[Captured]:
     """See what leaves an application in this process: after commits, and at once.
 
     Nothing is kept from leaving: events reach the hub (the log in the process, while

@@ -15,7 +15,7 @@ from ..hub.eventstream import MEDIA_TYPE, Event, Parser
 from .connection import Address, Connection, Head
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Generator, Iterable, Iterator, Mapping
     from http.client import HTTPMessage
     from types import FrameType, TracebackType
     from typing import Self
@@ -312,7 +312,7 @@ def _until(deadline: float, chunks: Iterable[bytes]) -> Iterator[bytes]:
 
 
 @contextmanager
-def _interrupted_after(seconds: float) -> Iterator[None]:
+def _interrupted_after(seconds: float) -> Generator[None]:
     """Raise TimeoutError in the main thread after ``seconds``, whatever it waits for.
 
     An alarm that runs already (pytest-timeout has one) is set aside and goes on afterwards.

@@ -13,15 +13,12 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from flask.cli import ScriptInfo
 from gunicorn.app.wsgiapp import WSGIApplication
 
 from .lifeline import end_with_parent
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIApplication as Application
 
 # Blocking workers, of which two already show what cannot live in one process's memory.
 DEFAULT_WORKERS = 2
@@ -60,7 +57,7 @@ class WebWorkers(WSGIApplication):  # type: ignore[misc]  # gunicorn has no type
 
         self.cfg.set("post_worker_init", post_worker_init)
 
-    def load_wsgiapp(self) -> Application:
+    def load_wsgiapp(self) -> Any:
         return ScriptInfo(app_import_path=self.app_import_path).load_app()
 
     def tell_ready(self) -> None:

@@ -89,7 +89,7 @@ def commit_on(*statuses: int) -> Callable[[F], F]:
 
     def decorate(view: F) -> F:
         def mark() -> None:
-            require_task("commit_on").commit_on |= wanted
+            require_task("commit_on").commit_also_on(wanted)
 
         if inspect.iscoroutinefunction(view):
 

@@ -38,7 +38,7 @@ class Held:
     unknown = False
     _call: str | None = None
     _code: CodeType | None = None
-    _line = 0
+    _instruction = 0
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Held:
             self.on = on
         if caller is not None:
             self._code = caller.f_code
-            self._line = caller.f_lineno
+            self._instruction = caller.f_lasti
 
     @classmethod
     def to_send(cls, call: str, send: Send, item: Any, caller: FrameType | None) -> Held:
@@ -81,7 +81,11 @@ class Held:
         """Where in the code it was registered, as ``function (file:line)``."""
         if self._code is None:
             return "?"
-        return f"{self._code.co_qualname} ({self._code.co_filename}:{self._line})"
+        line: int | None = self._code.co_firstlineno
+        for begin, end, of in self._code.co_lines():
+            if begin <= self._instruction < end:
+                line = of
+        return f"{self._code.co_qualname} ({self._code.co_filename}:{line})"
 
     @property
     def saved(self) -> bool:

@@ -43,21 +43,11 @@ def find_task(*, create: bool) -> Task | None:
     Returns:
         The task, or ``None`` outside of every context, or if there is none and none is wanted.
     """
-    request_context = _cv_request.get(None)
-    block = _block.get()
-    if request_context is not None and block is None:  # what most calls find, first
-        task: Task | None = getattr(request_context, TASK, None)
-        if task is not None and task.app is _cv_app.get().app:
-            return task
-    return _look_for_task(request_context, block, create=create)
-
-
-def _look_for_task(
-    request_context: Any, block: tuple[Task, Any] | None, *, create: bool
-) -> Task | None:
     app_context = _cv_app.get(None)
     if app_context is None:
         return None
+    request_context = _cv_request.get(None)
+    block = _block.get()
     if block is not None and block[1] is request_context and block[0].app is app_context.app:
         return block[0]
     if request_context is not None and request_context.app is app_context.app:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import weakref
 from collections.abc import Callable
@@ -33,21 +34,17 @@ def _watch_teardown(app: Flask) -> Callable[..., None]:
     reference = weakref.ref(app)
     inner: Callable[..., None] | None = app.__dict__.get("do_teardown_request")
 
-    def tear_down(*args: Any) -> None:
-        app: Any = reference()
-        if inner is not None:
-            inner(*args)
-        else:
-            type(app).do_teardown_request(app, *args)
-
     def do_teardown_request(*args: Any) -> None:
+        app: Any = reference()
+        own = inner or functools.partial(type(app).do_teardown_request, app)
         request_context = _cv_request.get(None)
         task: Task | None = getattr(request_context, TASK, None)
         if task is not None and task.round.state is not OPEN:
-            return tear_down(*args)
+            own(*args)
+            return
         errors = _settle_request(task, args)
         try:
-            tear_down(*args)
+            own(*args)
         except BaseException as exc:
             errors.append(exc)
         # What a teardown function has claimed, as the first of this request.
@@ -55,7 +52,6 @@ def _watch_teardown(app: Flask) -> Callable[..., None]:
             errors += _settle_request(getattr(request_context, TASK, None), args)
         if errors:
             raise combine(errors)
-        return None
 
     return do_teardown_request
 
@@ -130,7 +126,7 @@ def _place(app: Flask) -> None:
     if settle_torn_down_context in app.teardown_appcontext_funcs:
         _move(app.teardown_appcontext_funcs, settle_torn_down_context, -1)
     after = app.after_request_funcs
-    state.others_come_after = len(after) > 1 or len(after[None]) > 1
+    state.watches_responses = len(after) > 1 or len(after[None]) > 1
     # Once it has answered a request, Flask lets nobody register anything more.
     state.placed = app._got_first_request
 

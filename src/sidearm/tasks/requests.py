@@ -51,7 +51,7 @@ def settle_request(response: Response) -> Response:
     state: TaskState = task.state
     decision = round_.decided
     if decision is None:
-        if task.doomed is None and not task.kept and not task.commit_on and state.rule is None:
+        if not task.spoke and state.rule is None:
             decision = state.decide(facts[0])
         else:
             decision = outcome.by_response(
@@ -154,10 +154,7 @@ def snapshot_headers(response: Response) -> None:
         response: What ``app.make_response`` has made.
     """
     request_context: Any = _cv_request.get(None)
-    task: Task | None = getattr(request_context, TASK, None)
-    if task is not None and (
-        task.state.others_come_after or request_context._after_request_functions
-    ):
+    if getattr(request_context, TASK, None) is not None:
         setattr(request_context, _HEADERS, response.headers.to_wsgi_list())
 
 

@@ -29,7 +29,7 @@ class TaskState:
         records: The latest records, oldest first.
         joining: Resources whose sessions can be open without having been claimed.
         place_hooks: Puts the hooks outside of what other extensions have registered since.
-        others_come_after: Whether there are other ``after_request`` functions than ours.
+        watches_responses: Whether there are other ``after_request`` functions than ours.
         placed: Whether they stand where they have to, and Flask lets nobody register more.
         watch: What stands in the place of ``app.handle_user_exception``.
         watch_contexts: Sees to it that the end of an application context is seen, too.
@@ -41,7 +41,7 @@ class TaskState:
         self.records = Records(record_count)
         self.joining: list[Resource] = []
         self.place_hooks: Callable[[Flask], None]
-        self.others_come_after = True
+        self.watches_responses = True
         self.placed = False
         self._by_status: dict[int, outcome.Decision] = {}
         self.watch: object = None

@@ -60,10 +60,12 @@ class Task:
         facts: What its records share: the status of the response, its name, its kind, and the
             URL rule and method of a request.
         doomed, kept, commit_on: What its code said about its outcome.
+        spoke: Whether it said anything.
         streaming: Whether its body is being sent.
     """
 
     # Class attributes stand for what most tasks leave as it is: each request makes a task.
+    spoke = False
     doomed: str | None = None
     kept = False
     commit_on: frozenset[int] = _NONE
@@ -97,6 +99,7 @@ class Task:
             TaskSettled: The task's outcome is already decided.
         """
         self._still_undecided("doom()")
+        self.spoke = True
         if self.doomed is None:
             self.doomed = reason
 
@@ -109,7 +112,13 @@ class Task:
             TaskSettled: The task's outcome is already decided.
         """
         self._still_undecided("keep()")
+        self.spoke = True
         self.kept = True
+
+    def commit_also_on(self, statuses: frozenset[int]) -> None:
+        """Let the task commit if its response has one of these statuses."""
+        self.spoke = True
+        self.commit_on |= statuses
 
     def after_commit(self, callback: F) -> F:
         """Run a callback after the commit of what is being done now; see :func:`after_commit`."""
@@ -137,8 +146,6 @@ class Task:
             round_ = self.open_round() or self._too_late(held.call)
         if round_.follows:
             round_.belong(held)
-        elif round_.claims:
-            held.unknown = True
         if held.on != "commit":
             round_.mirrors = True
         round_.held.append(held)
@@ -583,7 +590,8 @@ class Round:
     ) -> BaseException | None:
         task = self.task
         before = task.round
-        writes = self._unsaved() if self.follows or self.parent is not None else _NONE
+        shares = self.follows or self.parent is not None
+        writes = self._unsaved() if shares else _NONE
         error: BaseException | None = None
         if self.state is OPEN:  # a transaction was ended by hand, and more may follow it
             task.round = Round.of_callback(self)
@@ -593,7 +601,7 @@ class Round:
         except BaseException as exc:
             error = exc
             self._callback_failed(held, exc)
-        if self.follows or self.parent is not None:
+        if shares:
             writes = self._unsaved() - writes
             if writes:
                 task.open_round()

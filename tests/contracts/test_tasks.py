@@ -1210,47 +1210,6 @@ def test_t9_a_body_that_ends_in_another_thread_is_no_trouble(
     assert [line for line in ledger.lines if "body" not in line] == SETTLED
 
 
-@pytest.mark.parametrize("claimed_before", [True, False])
-def test_t9_a_claim_in_a_streamed_body_is_an_error_that_says_so(
-    app: Flask, ledger: Any, streaming: Any, claimed_before: bool
-) -> None:
-    """A body has no round of its own: the claim raises with the cure, and leaks nothing."""
-    errors: list[str] = []
-
-    def chunk() -> str:
-        with pytest.raises(RuntimeError) as caught:
-            ledger.thing()
-        errors.append(str(caught.value))
-        return "x"
-
-    streaming(chunk, claim=claimed_before)
-    assert app.test_client().get("/").text == "xx"
-    assert len(errors) == 2
-    assert "thing" in errors[0]
-    assert "stream" in errors[0]
-    assert "arm.task(" in errors[0]
-    assert ledger.count("claim") == ledger.count("release") == int(claimed_before)
-
-
-@pytest.mark.parametrize("use", ["after_commit", "publish"])
-def test_t9_a_registration_in_a_streamed_body_is_an_error(
-    app: Flask, ledger: Any, streaming: Any, use: str
-) -> None:
-    """So is what would have to wait for a commit there."""
-    errors: list[str] = []
-
-    def chunk() -> str:
-        with pytest.raises(RuntimeError) as caught:
-            after_commit(lambda: None) if use == "after_commit" else publish("stock", 1)
-        errors.append(str(caught.value))
-        return "x"
-
-    streaming(chunk)
-    assert app.test_client().get("/").text == "xx"
-    assert len(errors) == 2
-    assert use in errors[0]
-
-
 def test_t9_a_streamed_body_may_open_a_task(
     app: Flask, arm: Sidearm, ledger: Any, streaming: Any
 ) -> None:

@@ -111,8 +111,6 @@ class ScopedSession(Resource):
             return
         round_ = task.open_round()
         if round_ is None:
-            if self.commit == "task" and task.streaming:
-                task.claim(self)  # raises, and says why
             return
         if self not in round_.claims:
             known = _claim_of(session)

@@ -12,7 +12,7 @@ from typing import Any
 from flask import Flask, appcontext_tearing_down, got_request_exception
 from flask.globals import _cv_app, _cv_request
 
-from . import outcome
+from . import bodies, outcome
 from .commands import command_line
 from .context import TASK
 from .outcome import Decision
@@ -60,7 +60,10 @@ def _settle_request(task: Task | None, args: tuple[Any, ...]) -> list[BaseExcept
     if task is None:
         return []
     exc = args[-1] if args else sys.exc_info()[1]
-    return task.round.settle(task.round.decided or outcome.by_leaving(exc, task))
+    round_ = task.round
+    if round_.kind == "body":
+        return round_.settle(bodies.decide(task, exc))
+    return round_.settle(round_.decided or outcome.by_leaving(exc, task))
 
 
 def settle_torn_down_context(exc: BaseException | None) -> None:

@@ -20,6 +20,7 @@ from flask.globals import _cv_request
 from werkzeug.exceptions import InternalServerError
 
 from . import outcome
+from .bodies import StreamedBody, is_streamed
 from .context import TASK, begin_request
 from .outcome import Decision
 from .records import keep
@@ -35,7 +36,7 @@ def settle_request(response: Response) -> Response:
     request_context: Any = _cv_request.get()
     task: Task | None = getattr(request_context, TASK, None)
     # A body that is a list is there already, which is cheaper to see than ``is_streamed``.
-    streams = type(response.response) is not list and _streams(response)
+    streams = type(response.response) is not list and is_streamed(response)
     if task is None:
         if not streams:
             _record_untouched(request_context, response)
@@ -60,13 +61,10 @@ def settle_request(response: Response) -> Response:
     errors = round_.settle(decision)
     if errors:
         response = _commit_failed(task.app, request_context, task, response, errors)
-    if streams and _streams(response):
-        response.response = _StreamedBody(task, response.response)
+        decision = Decision(False, "its commit failed")
+    if streams and is_streamed(response):
+        response.response = StreamedBody(task, response.response, decision)
     return response
-
-
-def _streams(response: Response) -> bool:
-    return response.is_streamed and not response.direct_passthrough
 
 
 def _record_untouched(request_context: Any, response: Response) -> None:
@@ -175,29 +173,6 @@ def _pass_headers_on(original: list[tuple[str, str]], before: Response, answer: 
         if lower in ("content-type", "content-encoding", "content-range") or lower in names:
             continue
         answer.headers.add(name, value)
-
-
-class _StreamedBody:
-    """A body that is made while it is sent; from its first piece on the task takes no claims."""
-
-    def __init__(self, task: Task, body: Any) -> None:
-        self._task = task
-        self._body = body
-        self._pieces: Any = None
-
-    def __iter__(self) -> _StreamedBody:
-        return self
-
-    def __next__(self) -> Any:
-        if self._pieces is None:
-            self._task.streaming = True
-            self._pieces = iter(self._body)
-        return next(self._pieces)
-
-    def close(self) -> None:
-        close = getattr(self._body, "close", None)
-        if close is not None:
-            close()
 
 
 # -- exceptions

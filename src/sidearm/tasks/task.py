@@ -61,7 +61,6 @@ class Task:
             URL rule and method of a request.
         doomed, kept, commit_on: What its code said about its outcome.
         spoke: Whether it said anything.
-        streaming: Whether its body is being sent.
     """
 
     # Class attributes stand for what most tasks leave as it is: each request makes a task.
@@ -69,7 +68,6 @@ class Task:
     doomed: str | None = None
     kept = False
     commit_on: frozenset[int] = _NONE
-    streaming = False
 
     def __init__(self, app: Any, state: Any, facts: Facts) -> None:
         self.app = app
@@ -201,7 +199,7 @@ class Task:
         """Begin the next round; the one before must have settled.
 
         Args:
-            kind: ``"error page"``, ...
+            kind: ``"error page"`` or ``"body"``.
             decided: The decision that this round inherits: it is rolled back whatever it does.
 
         Returns:
@@ -217,12 +215,7 @@ class Task:
             self._too_late(what)
 
     def _too_late(self, what: str) -> NoReturn:
-        if self.streaming:
-            advice = (
-                "A body that streams has no round of its own yet: read what you need in the view,"
-                " before you return the response, or use 'with arm.task(\"name\"):' in the body."
-            )
-        elif self.round.state in (COMMITTING, ROLLING_BACK):
+        if self.round.state in (COMMITTING, ROLLING_BACK):
             advice = "It is committing or rolling back just now; do this in the view."
         else:
             advice = (

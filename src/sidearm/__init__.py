@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .exceptions import TaskSettled as TaskSettled
     from .extension import Sidearm as Sidearm
     from .tasks import after_commit as after_commit
+    from .tasks import after_response as after_response
     from .tasks import after_rollback as after_rollback
     from .tasks import commit_on as commit_on
     from .tasks import current_task as current_task
@@ -38,6 +39,7 @@ _HOMES = {
     "SidearmError": "exceptions",
     "TaskSettled": "exceptions",
     "after_commit": "tasks",
+    "after_response": "tasks",
     "after_rollback": "tasks",
     "commit_on": "tasks",
     "current_task": "tasks",

@@ -168,7 +168,7 @@ class Sidearm:
         self.representations = Representations()
         self.rule: OutcomeRule | None = None
         self.joining: list[Resource] = []
-        self._resources: list[Resource] = []
+        self.resources: list[Resource] = []
         self._apps: weakref.WeakSet[Flask] = weakref.WeakSet()
         if app is not None:
             self.init_app(app)
@@ -264,7 +264,7 @@ class Sidearm:
             if resource is not None:
                 if not resource.joins:
                     return self._accessor(resource)
-                self._resources.append(resource)
+                self.resources.append(resource)
                 self.joining.append(resource)
                 return thing
         raise TypeError(
@@ -274,7 +274,7 @@ class Sidearm:
         )
 
     def _accessor(self, resource: Resource) -> Callable[[], Any]:
-        self._resources.append(resource)
+        self.resources.append(resource)
         find_task = context.find_task
 
         def accessor() -> Any:
@@ -299,7 +299,7 @@ class Sidearm:
         Returns:
             A context manager that gives the :class:`~sidearm.tasks.Task`.
         """
-        return context.TaskBlock(name, self._apps, self._resources)
+        return context.TaskBlock(name, self.resources, apps=self._apps)
 
     def outcome(self, rule: R) -> R:
         """Decide by a function of your own whether a request's task commits. A decorator.

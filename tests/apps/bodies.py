@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
-from flask import Flask, Response, stream_with_context
+from flask import Flask, Response, jsonify, stream_with_context
 
-from sidearm import Sidearm
+from sidearm import Sidearm, after_response
 from sidearm.resources.sqlite import SQLite
 
 app = Flask(__name__)
@@ -57,3 +59,18 @@ def saved() -> list[str]:
 @app.get("/saved")
 def show_saved() -> list[str]:
     return saved()
+
+
+@app.get("/late")
+def late() -> Response:
+    """Answer at once, and write when a file is there."""
+
+    @after_response
+    def write() -> None:
+        deadline = time.monotonic() + 60
+        while not Path(os.environ["NOTES"] + ".go").exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        get_db().execute("INSERT INTO notes (text) VALUES ('late')")
+
+    return jsonify("answered")

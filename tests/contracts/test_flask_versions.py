@@ -17,6 +17,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 #: What meets Flask's contexts and hooks; what a response or an event holds is the same on all.
 FLOORS = (
+    "tests/contracts/test_after_response.py",
     "tests/contracts/test_bodies.py",
     "tests/contracts/test_callbacks.py",
     "tests/contracts/test_commands.py",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .actions import after_commit as after_commit
+from .actions import after_response as after_response
 from .actions import after_rollback as after_rollback
 from .actions import commit_on as commit_on
 from .claims import Claim as Claim

@@ -1,4 +1,4 @@
-"""What the code of a task says: ``after_commit``, ``after_rollback``, ``commit_on``."""
+"""What the code of a task says: ``after_commit`` and its kin, ``commit_on``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any, NoReturn, TypeVar, cast
 from ..exceptions import OutsideTask
 from .callbacks import Held, check_callable, name_of
 from .context import find_task, require_task
+from .late import held_until_response
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -58,6 +59,33 @@ def after_rollback(callback: F) -> F:
     if task is None or not callable(callback):
         _refuse("after_rollback", callback)
     task.hold(Held(callback, sys._getframe(1), on="rollback"))
+    return callback
+
+
+def after_response(callback: F) -> F:
+    """Run a callback when the response has been sent, if what is being done now commits.
+
+    For what is slow, and need not be done before the client has its answer: by then every resource
+    has been given back. It runs once, when the server closes the response, whole or abandoned, in
+    a task of its own: what it claims is claimed anew, and commits if it returns. One that raises
+    is logged and signalled, and the rest run. Where there is no response (a command, a block) it
+    runs when the task has released everything. A process that is killed before forgets it.
+
+    Args:
+        callback: A function without arguments.
+
+    Returns:
+        The callback itself.
+
+    Raises:
+        TypeError: It cannot be called.
+        OutsideTask: There is no task.
+        TaskSettled: The task's outcome is already decided.
+    """
+    task = find_task(create=True)
+    if task is None or not callable(callback):
+        _refuse("after_response", callback)
+    task.hold(held_until_response(task, callback, sys._getframe(1)))
     return callback
 
 

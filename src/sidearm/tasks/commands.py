@@ -93,6 +93,8 @@ class CommandLine:
             task = self.take(app_context)
             if task is not None:
                 errors += task.round.settle(self.decide(task, exc))
+                if task.late:
+                    task.state.run_late(task)
         if errors:
             raise combine(errors)
 

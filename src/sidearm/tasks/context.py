@@ -112,16 +112,24 @@ class TaskBlock:
     Entering gives the :class:`Task`. Leaving it commits, or rolls back if an exception leaves.
     """
 
-    def __init__(self, name: str, apps: weakref.WeakSet[Flask], resources: list[Resource]) -> None:
+    def __init__(
+        self,
+        name: str,
+        resources: list[Resource],
+        *,
+        apps: weakref.WeakSet[Flask] | None = None,
+        app: Flask | None = None,
+    ) -> None:
         if not isinstance(name, str) or not name:  # type: ignore[redundant-expr]
             raise TypeError(f"A task's name is {name!r}. Give a short text, such as 'import'.")
         self._name = name
         self._apps = apps
+        self._app = app
         self._resources = resources
         self._stack: list[tuple[Task, AppContext, Token[Any], list[Callable[[], None]]]] = []
 
     def __enter__(self) -> Task:
-        app = the_app(f"arm.task({self._name!r})", self._apps)
+        app = self._app or the_app(f"arm.task({self._name!r})", self._apps or weakref.WeakSet())
         state = state_of(app)
         state.place_hooks(app)
         resumes = [resume for each in self._resources if (resume := each.suspend())]
@@ -150,3 +158,5 @@ class TaskBlock:
             app_context.pop(exc)
             for resume in reversed(resumes):
                 resume()
+            if task.late:
+                task.state.run_late(task)

@@ -15,6 +15,7 @@ from flask.globals import _cv_app, _cv_request
 from . import bodies, outcome
 from .commands import command_line
 from .context import TASK
+from .late import run_late
 from .outcome import Decision
 from .requests import ExceptionWatch, on_got_request_exception, settle_request
 from .state import apps, state_of
@@ -63,7 +64,10 @@ def _settle_request(task: Task | None, args: tuple[Any, ...]) -> list[BaseExcept
     round_ = task.round
     if round_.kind == "body":
         return round_.settle(bodies.decide(task, exc))
-    return round_.settle(round_.decided or outcome.by_leaving(exc, task))
+    errors = round_.settle(round_.decided or outcome.by_leaving(exc, task))
+    if task.late:  # a request that was pushed by hand has no response
+        run_late(task)
+    return errors
 
 
 def settle_torn_down_context(exc: BaseException | None) -> None:
@@ -92,6 +96,8 @@ def on_appcontext_tearing_down(app: Flask, exc: BaseException | None = None, **_
 def _settle(task: Task, decision: Decision, others: list[Any]) -> None:
     """Settle in a teardown; what fails is raised, but skips no other teardown function."""
     errors = task.round.settle(decision)
+    if task.late:
+        run_late(task)
     if not errors:
         return
     for function in reversed(others[:-1]):  # ours is the last, and runs first
@@ -107,6 +113,7 @@ def install(app: Flask) -> None:
     state = state_of(app)
     state.place_hooks = _place
     state.watch_contexts = _watch_contexts
+    state.run_late = run_late
     apps.add(app)
     got_request_exception.connect(on_got_request_exception, app)
     app.do_teardown_request = _watch_teardown(app)  # type: ignore[method-assign]

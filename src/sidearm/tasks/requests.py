@@ -22,6 +22,7 @@ from werkzeug.exceptions import InternalServerError
 from . import outcome
 from .bodies import StreamedBody, is_streamed
 from .context import TASK, begin_request
+from .late import run_at_close
 from .outcome import Decision
 from .records import keep
 from .state import TaskState, state_of
@@ -64,6 +65,8 @@ def settle_request(response: Response) -> Response:
         decision = Decision(False, "its commit failed")
     if streams and is_streamed(response):
         response.response = StreamedBody(task, response.response, decision)
+    if streams or task.late:
+        run_at_close(task, response)
     return response
 
 

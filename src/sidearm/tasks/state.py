@@ -16,6 +16,8 @@ from .records import Records
 if TYPE_CHECKING:
     from flask.ctx import AppContext
 
+    from .task import Task
+
 #: Every application that has Sidearm, for what works without a context.
 apps: weakref.WeakSet[Flask] = weakref.WeakSet()
 
@@ -32,6 +34,7 @@ class TaskState:
         watches_responses: Whether there are other ``after_request`` functions than ours.
         placed: Whether they stand where they have to, and Flask lets nobody register more.
         watch: What stands in the place of ``app.handle_user_exception``.
+        run_late: Runs what waited for the end of a task's response.
         watch_contexts: Sees to it that the end of an application context is seen, too.
     """
 
@@ -45,6 +48,7 @@ class TaskState:
         self.placed = False
         self._by_status: dict[int, outcome.Decision] = {}
         self.watch: object = None
+        self.run_late: Callable[[Task], None]
         self.watch_contexts: Callable[[Flask, AppContext], None]
 
     def decide(self, status: int) -> outcome.Decision:

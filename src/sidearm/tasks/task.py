@@ -61,10 +61,12 @@ class Task:
             URL rule and method of a request.
         doomed, kept, commit_on: What its code said about its outcome.
         spoke: Whether it said anything.
+        late: What waits for the end of the response: the call, the callback, and where it is from.
     """
 
     # Class attributes stand for what most tasks leave as it is: each request makes a task.
     spoke = False
+    late: Sequence[tuple[str, Callable[[], Any], Held]] = ()
     doomed: str | None = None
     kept = False
     commit_on: frozenset[int] = _NONE

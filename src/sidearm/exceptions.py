@@ -53,6 +53,22 @@ class TaskSettled(SidearmError, RuntimeError):
         super().__init__(f"{what} came too late: the task {task!r} has settled. {advice}")
 
 
+class NoSavepoint(SidearmError, TypeError):
+    """A savepoint was wanted of something that has none.
+
+    Attributes:
+        resource: The resource's name.
+    """
+
+    def __init__(self, resource: str, value: object) -> None:
+        self.resource = resource
+        super().__init__(
+            f"The resource {resource} gave {value!r}, of which no savepoint is known. Savepoints"
+            " work with SQLAlchemy, sqlite3 and DB-API connections; claim this one outside of the"
+            " block's task, in 'with arm.task(\"name\"):'."
+        )
+
+
 class InvalidField(SidearmError, ValueError):
     """An event's field cannot be written as ``text/event-stream`` (HTML 9.2).
 

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable, Generator
 from typing import Any, NoReturn
 
-from ..tasks.claims import Claim, CommitMode, Resource
+from ..tasks.claims import Claim, CommitMode, Resource, Savepoint
+from .savepoints import savepoint_of
 
 _END = object()
 
@@ -69,6 +70,9 @@ class GeneratorClaim(Claim):
         self.value = value
         self.explicit = resource.commit == "explicit"
         self._generator = generator
+
+    def savepoint(self) -> Savepoint | None:
+        return savepoint_of(self.value, self.resource.name)
 
     def commit(self) -> None:
         commit = getattr(self.value, "commit", None)

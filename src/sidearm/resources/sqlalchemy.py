@@ -24,6 +24,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from ..tasks.claims import Claim, CommitMode, Resource, Transaction
 from ..tasks.context import find_task
 from ..tasks.state import state_of
+from .savepoints import Nested
 
 _CLAIM = "sidearm_claim"
 _RESOURCE: weakref.WeakKeyDictionary[type[Session], ScopedSession] = weakref.WeakKeyDictionary()
@@ -37,6 +38,7 @@ _READS = frozenset(
         "table",
         "describe",
         "set",
+        "begin",
         "savepoint",
         "release",
         "rollback",
@@ -168,6 +170,9 @@ class SessionClaim(Claim):
         current = self._current
         return current is not None and (current.wrote or _pending(self.value))
 
+    def savepoint(self) -> SessionSavepoint:
+        return SessionSavepoint(self)
+
     def commit(self) -> None:
         self.value.commit()
 
@@ -212,6 +217,20 @@ class SessionClaim(Claim):
         """Something was written, or is about to be."""
         if self._current is not None:
             self._current.wrote = True
+
+
+class SessionSavepoint(Nested):
+    """A savepoint of a claimed session, which undoes also what is known of its writes."""
+
+    def __init__(self, claim: SessionClaim) -> None:
+        super().__init__(claim.value)
+        self._transaction = claim.transaction()
+        self._wrote = self._transaction is not None and self._transaction.wrote
+
+    def rollback(self) -> None:
+        super().rollback()
+        if self._transaction is not None:
+            self._transaction.wrote = self._wrote
 
 
 def _nothing() -> None:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, ClassVar, Literal
 
-from ..tasks.claims import Claim, CommitMode, Resource, Transaction
+from ..tasks.claims import Claim, CommitMode, Resource, Savepoint, Transaction
+from .savepoints import savepoint_of
 
 
 class Connection(sqlite3.Connection):
@@ -153,6 +154,9 @@ class SQLiteClaim(Claim):
         transaction, self._current = self._current, None
         if transaction is not None and self.round is not None:
             self.round.transaction_ended(transaction, how)
+
+    def savepoint(self) -> Savepoint | None:
+        return savepoint_of(self.value, self.resource.name)
 
     def commit(self) -> None:
         self.value.commit()

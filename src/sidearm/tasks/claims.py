@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from ..exceptions import NoSavepoint
 
 if TYPE_CHECKING:
     from .task import Round
@@ -42,6 +45,18 @@ class Transaction:
         self.claim = claim
         self.wrote = wrote
         self.open = True
+
+
+class Savepoint(ABC):
+    """A place in a transaction to which its work can be undone."""
+
+    @abstractmethod
+    def release(self) -> None:
+        """Keep what was done since, as far as the transaction is kept."""
+
+    @abstractmethod
+    def rollback(self) -> None:
+        """Undo what was done since."""
 
 
 class Resource:
@@ -102,6 +117,14 @@ class Claim:
         """Whether something was written that nobody has committed, as far as the driver tells."""
         transaction = self.transaction()
         return transaction is not None and transaction.wrote
+
+    def savepoint(self) -> Savepoint | None:
+        """Begin a savepoint; ``None`` if nothing is ever to be undone.
+
+        Raises:
+            NoSavepoint: It has none.
+        """
+        raise NoSavepoint(self.resource.name, self.value)
 
     def commit(self) -> None:
         """Commit what was done with the value."""

@@ -25,6 +25,7 @@ from .callbacks import Held, check_callable
 from .claims import Claim, Resource, Transaction
 from .outcome import Decision
 from .records import Facts, Left, keep, name_in, tell
+from .savepoints import TaskSavepoint
 
 logger = logging.getLogger("sidearm.tasks")
 
@@ -143,7 +144,7 @@ class Task:
         """
         round_ = self.round
         if round_.state is not OPEN:
-            round_ = self.open_round() or self._too_late(held.call)
+            round_ = self.require_open_round(held.call)
         if round_.follows:
             round_.belong(held)
         if held.on != "commit":
@@ -164,7 +165,7 @@ class Task:
         """
         round_ = self.round
         if round_.state is not OPEN:
-            round_ = self.open_round() or self._too_late(resource.name)
+            round_ = self.require_open_round(resource.name)
         claim = round_.claims.get(resource)
         return claim.value if claim is not None else round_.claim(resource).value
 
@@ -185,6 +186,33 @@ class Task:
             if self.round is round_:
                 self.round = Round.of_callback(round_)
             return self.round
+
+    def require_open_round(self, what: str) -> Round:
+        """The round that takes claims and calls just now.
+
+        Args:
+            what: The call, for the error.
+
+        Raises:
+            TaskSettled: The outcome is already decided.
+        """
+        return self.open_round() or self._too_late(what)
+
+    def savepoint(self) -> TaskSavepoint:
+        """Begin a part that can be undone alone: ``with current_task.savepoint():``.
+
+        If an exception leaves the block, what was done in it is undone in every resource that the
+        task has claimed, what was registered in it is dropped, and the exception goes on. A
+        savepoint may be in another. It works with SQLAlchemy, sqlite3 and DB-API connections.
+
+        Returns:
+            A context manager.
+
+        Raises:
+            TaskSettled: The task's outcome is already decided.
+            NoSavepoint: Something was claimed that can be rolled back and has no savepoints.
+        """
+        return TaskSavepoint(self)
 
     def began_ns(self) -> int:
         """When the current round first claimed something, or else now.
@@ -544,6 +572,30 @@ class Round:
         self.dropped = [*self.dropped, (held.call, reason)]
         if held in self.held:
             self.held.remove(held)
+
+    def drop_since(self, before: list[Held], reason: str) -> list[Held]:
+        """Drop what was registered since.
+
+        Args:
+            before: What was held then.
+            reason: Why, for the record.
+
+        Returns:
+            What waited for just this.
+        """
+        known = set(map(id, before))
+        since = [held for held in self.held if id(held) not in known]
+        self.held = [held for held in self.held if id(held) in known]
+        for held in since:
+            if held.on == "commit":
+                self._drop(held, reason)
+        return [held for held in since if held.on == "rollback"]
+
+    def let_go(self, items: list[Held]) -> None:
+        """Run callbacks whose time has come before the round's."""
+        fatal = self._leave(items) if items else None
+        if fatal is not None:
+            raise fatal
 
     def _leave(self, items: list[Held]) -> BaseException | None:
         """Let held calls go, in order; a failing one stops no other."""

@@ -24,6 +24,7 @@ from .hub.config import HubConfig
 from .hub.memory import MemoryHub
 from .hub.server import Server
 from .resources import GeneratorResource
+from .resources.pool import ConnectionPool, is_pool
 from .responses import Representations
 from .settings import Settings
 from .signals import events_dropped
@@ -239,14 +240,15 @@ class Sidearm:
         """Declare a resource that Sidearm knows how to settle.
 
         Args:
-            thing: A Flask-SQLAlchemy object, a SQLAlchemy ``sessionmaker`` or ``scoped_session``,
-                or a :class:`~sidearm.resources.sqlite.SQLite`.
+            thing: A Flask-SQLAlchemy object, a SQLAlchemy ``Engine``, ``sessionmaker`` or
+                ``scoped_session``, a pool with ``getconn()`` and ``putconn()`` (psycopg's), or a
+                :class:`~sidearm.resources.sqlite.SQLite`.
             commit: Who commits; by default ``"explicit"`` for Flask-SQLAlchemy, whose users
                 commit by hand, and ``"task"`` for all others.
 
         Returns:
-            For a ``sessionmaker`` and SQLite a function that gives the task's own session or
-            connection; otherwise the thing itself, which is used as before.
+            A function that gives the task's own session or connection; for Flask-SQLAlchemy and a
+            ``scoped_session`` the thing itself, which is used as before.
 
         Raises:
             TypeError: Sidearm does not know such things; :meth:`resource` takes any.
@@ -267,10 +269,13 @@ class Sidearm:
                 self.resources.append(resource)
                 self.joining.append(resource)
                 return thing
+        if is_pool(thing):
+            return self._accessor(ConnectionPool(thing, commit or "task"))
         raise TypeError(
-            f"arm.use() was given {thing!r}, which it does not know. It takes Flask-SQLAlchemy, a"
-            " sessionmaker, a scoped_session and SQLite(path); for anything else write a"
-            " generator function and decorate it with @arm.resource."
+            f"arm.use() was given {thing!r}, which it does not know. It takes Flask-SQLAlchemy, an"
+            " Engine, a sessionmaker, a scoped_session, a psycopg_pool.ConnectionPool and"
+            " SQLite(path); for anything else write a generator function and decorate it with"
+            " @arm.resource."
         )
 
     def _accessor(self, resource: Resource) -> Callable[[], Any]:

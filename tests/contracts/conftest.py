@@ -214,15 +214,66 @@ class FlaskSQLAlchemyStore(Store):
         self.engine.dispose()
 
 
+class EngineStore(Store):
+    """A connection of SQLAlchemy's engine, whose commits by hand are not followed."""
+
+    def __init__(self, path: Path, arm: Sidearm, commit: Any = "task") -> None:
+        from sqlalchemy import create_engine
+
+        super().__init__(path)
+        self.engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": 1})
+        self.get_connection = arm.use(self.engine, commit=commit)
+
+    def connection(self) -> Any:
+        return self.get_connection()
+
+    def write(self, text: str) -> None:
+        self.connection().exec_driver_sql("INSERT INTO notes (text) VALUES (?)", (text,))
+
+    def rows(self) -> list[str]:
+        query = "SELECT text FROM notes ORDER BY id"
+        return list(self.connection().exec_driver_sql(query).scalars())
+
+    def out(self) -> int:
+        return int(self.engine.pool.checkedout())  # type: ignore[attr-defined]
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+class PoolStore(Store):
+    """A pool with ``getconn`` and ``putconn``."""
+
+    def __init__(self, path: Path, arm: Sidearm, commit: Any = "task") -> None:
+        super().__init__(path)
+        self.pool = Pool(path)
+        self.get_connection = arm.use(self.pool, commit=commit)
+
+    def connection(self) -> Any:
+        return self.get_connection()
+
+    def out(self) -> int:
+        return self.pool.out
+
+    def close(self) -> None:
+        self.pool.close()
+
+
 def make_store(kind: str, path: Path, arm: Sidearm, app: Flask, commit: Any) -> Store:
     """A store by the name of its resource."""
     if kind == "flask-sqlalchemy":
         return FlaskSQLAlchemyStore(path, arm, app, commit)
-    kinds = {"generator": GeneratorStore, "sqlite3": SQLiteStore, "session": SessionStore}
+    kinds = {
+        "engine": EngineStore,
+        "generator": GeneratorStore,
+        "pool": PoolStore,
+        "session": SessionStore,
+        "sqlite3": SQLiteStore,
+    }
     return kinds[kind](path, arm, commit)
 
 
-@pytest.fixture(params=["generator", "sqlite3", "session", "flask-sqlalchemy"])
+@pytest.fixture(params=["generator", "pool", "sqlite3", "engine", "session", "flask-sqlalchemy"])
 def store(
     request: pytest.FixtureRequest, arm: Sidearm, app: Flask, tmp_path: Path
 ) -> Iterator[Store]:

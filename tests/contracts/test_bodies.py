@@ -228,7 +228,7 @@ def test_t6_an_inner_task_in_a_body_is_independent(
     assert ledger.lines == [UNDONE[0], *SETTLED, *UNDONE[1:]]
 
 
-@pytest.mark.parametrize("kind", ["generator", "sqlite3", "session", "flask-sqlalchemy"])
+@pytest.mark.parametrize("kind", ["generator", "engine", "sqlite3", "session", "flask-sqlalchemy"])
 def test_t6_rows_of_a_body(handled: Flask, make: Any, serve: Any, kind: str) -> None:
     """Saved at its end, or not at all, with each kind of resource; nothing stays out."""
     store = make(kind, "task")

@@ -65,6 +65,42 @@ class SessionMaker(Resource):
         return SessionClaim(self, session, session.close)
 
 
+class EngineConnections(Resource):
+    """An engine: ``get_connection = arm.use(engine)``, then ``get_connection()``.
+
+    SQLAlchemy tells of a connection's commit before it is done, so commits by hand are not
+    followed: callbacks and events follow the task.
+
+    Args:
+        engine: Each task gets a connection of its own from it.
+        commit: ``"task"`` or ``"explicit"``.
+    """
+
+    def __init__(self, engine: Engine, commit: CommitMode = "task") -> None:
+        super().__init__("connection", commit)
+        self._engine = engine
+
+    def claim(self) -> Claim:
+        """Connect."""
+        return ConnectionClaim(self, self._engine.connect())
+
+
+class ConnectionClaim(Claim):
+    """A claimed connection of an engine."""
+
+    def savepoint(self) -> Nested:
+        return Nested(self.value)
+
+    def commit(self) -> None:
+        self.value.commit()
+
+    def rollback(self) -> None:
+        self.value.rollback()
+
+    def release(self) -> None:
+        self.value.close()
+
+
 class ScopedSession(Resource):
     """A ``scoped_session`` that the application uses directly, such as Flask-SQLAlchemy's.
 
@@ -363,7 +399,7 @@ def _written(session: Session) -> None:
 
 
 def resource_for(thing: Any, commit: CommitMode | None) -> Resource | None:
-    """The resource for a Flask-SQLAlchemy object, a session factory or a scoped session.
+    """The resource for a Flask-SQLAlchemy object, an engine, a session factory, a scoped session.
 
     Args:
         thing: What was given to ``arm.use``.
@@ -372,6 +408,8 @@ def resource_for(thing: Any, commit: CommitMode | None) -> Resource | None:
     Returns:
         The resource, or ``None`` if it is nothing of SQLAlchemy's that is known.
     """
+    if isinstance(thing, Engine):
+        return EngineConnections(thing, commit or "task")
     if isinstance(thing, sessionmaker):
         return SessionMaker(thing, commit or "task")
     if isinstance(thing, scoped_session):

@@ -259,7 +259,7 @@ class Sidearm:
                 thing.commit = check_mode(commit)
             return self._accessor(thing)
         # Nothing of SQLAlchemy can have been given where it was never imported.
-        if "sqlalchemy.orm" in sys.modules:
+        if "sqlalchemy" in sys.modules:
             from .resources import sqlalchemy
 
             resource = sqlalchemy.resource_for(thing, commit)

@@ -8,11 +8,12 @@ import resource
 import shutil
 import signal
 import socket
+import sqlite3
 import tempfile
 import threading
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -79,10 +80,12 @@ def private_folder() -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-def make_server(name: str, socket_path: str, app: str = "streams:app") -> Server:
+def make_server(
+    name: str, socket_path: str, app: str = "streams:app", env: dict[str, str] | None = None
+) -> Server:
     options: dict[str, Any] = {
         "cwd": APPS,
-        "env": {"SIDEARM_SOCKET": socket_path},
+        "env": {"SIDEARM_SOCKET": socket_path, **(env or {})},
         "start_timeout": 60,  # seconds, on a machine that does much else
         "stop_timeout": 60,
     }
@@ -94,14 +97,16 @@ def make_server(name: str, socket_path: str, app: str = "streams:app") -> Server
 
 
 @contextmanager
-def serving(name: str, app: str = "streams:app") -> Iterator[Live]:
+def serving(
+    name: str, app: str = "streams:app", env: dict[str, str] | None = None
+) -> Iterator[Live]:
     """One worker and its hub: a process of its own, or the one that ``flask run`` starts."""
     with ExitStack() as stack:
         if name == "flask run":
             socket_path = str(stack.enter_context(private_folder()) / "hub.sock")
         else:
             socket_path = stack.enter_context(HubServer(start_timeout=60)).socket_path
-        yield Live(stack.enter_context(make_server(name, socket_path, app)), socket_path)
+        yield Live(stack.enter_context(make_server(name, socket_path, app, env)), socket_path)
 
 
 @pytest.fixture(scope="module", params=SERVERS)
@@ -452,3 +457,24 @@ def poll(source: EventSource) -> list[str]:
 def extended(received: list[str], more: list[str]) -> list[str]:
     received += more
     return received
+
+
+# Contract T10
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_t10_open_streams_hold_no_pooled_connection(name: str, tmp_path: Path) -> None:
+    """Three hundred streams are open over a pool of two connections, and none is out."""
+    with closing(sqlite3.connect(tmp_path / "notes.db")) as connection:
+        connection.execute("CREATE TABLE notes (text TEXT)")
+    env = {"NOTES": str(tmp_path / "notes.db")}
+    with serving(name, "pooled:app", env=env) as live, ExitStack() as stack:
+        sources = [
+            stack.enter_context(EventSource(f"{live.url}/stream", timeout=60)) for _ in range(300)
+        ]
+        live.wait_for_subscribers(300)
+        assert live.get("/out") == b"0"
+        live.get("/add", data=b"")
+        for source in sources:
+            assert [event.data for event in source.events(2)] == ["0", "1"]
+        assert live.get("/out") == b"0"

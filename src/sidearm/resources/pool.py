@@ -51,7 +51,9 @@ class PooledClaim(Claim):
         self.value.commit()
 
     def rollback(self) -> None:
-        self.value.rollback()
+        # The server has rolled back a transaction whose connection is gone.
+        if not getattr(self.value, "closed", False):
+            self.value.rollback()
 
     def release(self) -> None:
         self._pool.putconn(self.value)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .servers import FlaskRunServer as FlaskRunServer
     from .servers import GunicornServer as GunicornServer
     from .servers import HubServer as HubServer
+    from .servers import PostgresServer as PostgresServer
     from .servers import Server as Server
     from .servers import UpServer as UpServer
     from .servers import free_port as free_port
@@ -30,6 +31,7 @@ _HOMES = {
     "FlaskRunServer": "servers",
     "GunicornServer": "servers",
     "HubServer": "servers",
+    "PostgresServer": "servers",
     "PublishedEvent": "captured",
     "SMTPServer": "smtp",
     "Server": "servers",

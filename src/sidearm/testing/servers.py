@@ -67,6 +67,8 @@ class Server:
         stop_timeout: Seconds from SIGTERM to SIGKILL.
     """
 
+    stop_signal = signal.SIGTERM
+
     def __init__(
         self,
         command: Sequence[str] = (),
@@ -99,6 +101,10 @@ class Server:
     def command(self) -> list[str]:
         """What to run."""
         return [self._fill_in(part) for part in self._command]
+
+    def identity(self) -> dict[str, Any]:
+        """As whom it runs: ``user`` and ``group`` of :class:`subprocess.Popen`."""
+        return {}
 
     def is_ready(self) -> bool:
         """Whether it can be used; asked again and again until it says so."""
@@ -158,7 +164,8 @@ class Server:
         self._folder = self._folder or private_folder()
         try:
             with self.log_path.open("wb") as log:
-                self._process = subprocess.Popen(
+                identity: Any = self.identity()
+                process: Any = subprocess.Popen(
                     self.command(),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
@@ -166,7 +173,9 @@ class Server:
                     env=self._environment(),
                     cwd=self._cwd,
                     start_new_session=True,
+                    **identity,
                 )
+            self._process = process
             self.wait_ready(self._start_timeout)
         except BaseException:
             self._leave()
@@ -236,7 +245,7 @@ class Server:
         """Stop it with SIGTERM, after ``stop_timeout`` with SIGKILL; returns its exit status."""
         process = self._started()
         if process.poll() is None:
-            process.terminate()
+            process.send_signal(self.stop_signal)
             try:
                 process.wait(self.stop_timeout)
             except subprocess.TimeoutExpired:
@@ -310,6 +319,103 @@ class Server:
 
     def _fill_in(self, text: str) -> str:
         return text.replace("{port}", str(self.port)).replace("{folder}", str(self.folder))
+
+
+class PostgresServer(Server):
+    """PostgreSQL with an empty database of its own; nobody but this machine reaches it.
+
+    As root it runs as the user ``postgres``, or else ``nobody``: the server refuses root.
+
+    Attributes:
+        url: ``postgresql://...``, as psycopg and SQLAlchemy take it.
+    """
+
+    stop_signal = signal.SIGINT  # SIGTERM waits for its clients
+
+    def __init__(self, **options: Any) -> None:
+        """Describe the server.
+
+        Args:
+            options: As for :class:`Server`.
+
+        Raises:
+            FileNotFoundError: There is no PostgreSQL here; the message says what to install.
+        """
+        super().__init__(**options)
+        self.url = f"postgresql://postgres@{HOST}:{self.port}/postgres"
+        self._programs = find_postgresql()
+
+    def start(self) -> None:
+        """Make the database on the first start, and start the server.
+
+        Raises:
+            ServerDied: It ended; the error shows its log.
+            TimeoutError: It was not ready in time.
+        """
+        if self._folder is None:
+            self._folder = private_folder()
+            try:
+                self._make_database()
+            except BaseException:
+                self._leave()
+                raise
+        super().start()
+
+    def _make_database(self) -> None:
+        identity = self.identity()
+        if identity:
+            os.chown(self.folder, identity["user"], identity["group"])
+        command = [str(self._programs / "initdb"), "--no-sync", "--auth=trust"]
+        made = subprocess.run(
+            [*command, "--username=postgres", "--encoding=UTF8", str(self.folder / "data")],
+            cwd=self.folder,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=self._start_timeout,
+            check=False,
+            **identity,
+        )
+        if made.returncode != 0:
+            raise ServerDied("initdb", made.returncode, made.stdout.decode("utf-8", "replace"))
+
+    def command(self) -> list[str]:
+        """The command line of the server."""
+        settings = {"fsync": "off", "unix_socket_directories": "", "listen_addresses": HOST}
+        options = [part for pair in settings.items() for part in ("-c", "=".join(pair))]
+        data = str(self.folder / "data")
+        return [str(self._programs / "postgres"), "-D", data, "-p", str(self.port), *options]
+
+    def identity(self) -> dict[str, Any]:
+        """Somebody who is not root."""
+        if os.geteuid() != 0:
+            return {}
+        import pwd
+
+        names = {user.pw_name: user for user in pwd.getpwall()}
+        user = names.get("postgres") or names["nobody"]
+        return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": []}
+
+    def is_ready(self) -> bool:
+        """Whether it has said so."""
+        return "ready to accept connections" in self.log_text()
+
+
+def find_postgresql() -> Path:
+    """The folder of PostgreSQL's programs.
+
+    Raises:
+        FileNotFoundError: There is none.
+    """
+    folders = [Path(found).parent] if (found := shutil.which("postgres")) else []
+    for pattern in ("/usr/lib/postgresql/*/bin", "/opt/homebrew/opt/postgresql*/bin"):
+        folders += sorted(Path("/").glob(pattern[1:]), reverse=True)
+    for folder in folders:
+        if (folder / "initdb").exists():
+            return folder
+    raise FileNotFoundError(
+        "PostgreSQL is not installed: there is no initdb in PATH or /usr/lib/postgresql. Debian:"
+        " apt install postgresql."
+    )
 
 
 class GunicornServer(Server):

@@ -2,10 +2,11 @@
 
 PORT ?= 8000
 PYTEST ?=
+SEED ?= $(shell date +%s)
 BENCH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format types docs bench lock clean
+.PHONY: help run test test-long lint format types docs bench lock clean
 
 # A target's own line is not repeated; what it prints is enough.
 .SILENT:
@@ -13,6 +14,7 @@ BENCH ?=
 help:
 	echo "make run     the shop on http://127.0.0.1:8000    (PORT=8001 for another port)"
 	echo "make test    every test                           (PYTEST='-k hub -x' for some)"
+	echo "make test-long   20,000 random programs against an oracle"
 	echo "make lint    ruff, import-linter, codespell       (make format mends what it can)"
 	echo "make types   mypy and pyright, strict"
 	echo "make docs    the documentation, in docs/_build/html"
@@ -27,6 +29,12 @@ run:
 test:
 	scripts/setup dev
 	.venv/bin/python -m pytest $(PYTEST)
+
+test-long:
+	scripts/setup dev
+	echo "The seed is $(SEED) (SEED=$(SEED) make test-long runs the same programs)."
+	PROGRAMS=1700 .venv/bin/python -m pytest tests/contracts/test_programs.py \
+		--hypothesis-seed=$(SEED) $(PYTEST)
 
 lint:
 	scripts/setup dev

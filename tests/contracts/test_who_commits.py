@@ -773,3 +773,13 @@ def test_t12_a_generator_may_yield_a_session(
     assert store.saved() == ["kept"]
     assert len(captured.events) == 1
     assert store.out() == 0
+
+
+def test_t13_a_callbacks_commit_saves_nothing_that_nobody_committed(
+    explicit: Any, arm: Any
+) -> None:
+    """A callback of no transaction writes, and the task's own forgotten write stays lost."""
+    with arm.task("work"):
+        after_commit(lambda: explicit.write("of the callback"))
+        explicit.write("forgotten")
+    assert explicit.saved() == ["of the callback"]

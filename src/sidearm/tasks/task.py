@@ -547,7 +547,15 @@ class Round:
         if self.parent is not None:
             self.passed_on = leaving
             return None
+        if decision.commit and any(one.callback is not None for one in leaving):
+            self._undo_uncommitted()
         return self._leave(leaving) if leaving else None
+
+    def _undo_uncommitted(self) -> None:
+        """Roll back what nobody committed by hand, before a callback's commit could save it."""
+        for claim in self.claims.values():
+            if claim.explicit and claim.unsaved():
+                self._roll_back([claim], [])
 
     def _never_committed(self, held: Held) -> bool:
         return any(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from flask import Flask, abort
+from flask.sessions import SecureCookieSessionInterface
 
 from sidearm import Sidearm, after_commit, after_rollback, current_task, publish
 from sidearm.signals import round_settled
@@ -501,3 +502,34 @@ def test_t11_a_task_that_fails_in_a_body_has_no_second_record(
     with app.test_client() as client:
         client.get("/")
     assert len(records_of(app)) == 1
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_t11_a_task_that_began_to_open_the_session_has_its_endpoint(
+    handled: Flask, ledger: Any, serve: Any, by_hand: bool
+) -> None:
+    """Sessions are opened before the request is routed; the record knows the rule all the same."""
+    thing = ledger.resource("thing")
+
+    class Interface(SecureCookieSessionInterface):
+        def open_session(self, app: Any, request: Any) -> Any:
+            thing()
+            return super().open_session(app, request)
+
+    def good() -> str:
+        return "ok"
+
+    def bad() -> None:
+        raise Broken
+
+    handled.session_interface = Interface()
+    serve(good, "/good")
+    serve(bad, "/bad")
+    for path in ("/good", "/bad"):
+        if by_hand:
+            with handled.test_request_context(path):
+                pass
+        else:
+            handled.test_client().get(path)
+    names = [each.task for each in records_of(handled) if each.round == "work"]
+    assert names == ["good", "bad"]

@@ -97,6 +97,12 @@ def begin_request(request_context: Any) -> Task:
     return task
 
 
+def note_route(task: Task, request_context: Any) -> None:
+    """Note the URL rule of a task that began before its request was routed: to open the session."""
+    if task.facts[3] is None:
+        task.facts[3] = request_context.request.url_rule
+
+
 def _begin_context(app_context: Any) -> Task:
     app = app_context.app
     state = state_of(app)

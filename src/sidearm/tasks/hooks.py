@@ -14,7 +14,7 @@ from flask.globals import _cv_app, _cv_request
 
 from . import bodies, outcome
 from .commands import command_line
-from .context import TASK
+from .context import TASK, note_route
 from .late import run_late
 from .outcome import Decision
 from .requests import ExceptionWatch, on_got_request_exception, settle_request
@@ -43,23 +43,26 @@ def _watch_teardown(app: Flask) -> Callable[..., None]:
         if task is not None and task.round.state is not OPEN:
             own(*args)
             return
-        errors = _settle_request(task, args)
+        errors = _settle_request(task, args, request_context)
         try:
             own(*args)
         except BaseException as exc:
             errors.append(exc)
         # What a teardown function has claimed, as the first of this request.
         if task is None:
-            errors += _settle_request(getattr(request_context, TASK, None), args)
+            errors += _settle_request(getattr(request_context, TASK, None), args, request_context)
         if errors:
             raise combine(errors)
 
     return do_teardown_request
 
 
-def _settle_request(task: Task | None, args: tuple[Any, ...]) -> list[BaseException]:
+def _settle_request(
+    task: Task | None, args: tuple[Any, ...], request_context: Any
+) -> list[BaseException]:
     if task is None:
         return []
+    note_route(task, request_context)
     exc = args[-1] if args else sys.exc_info()[1]
     round_ = task.round
     if round_.kind == "body":

@@ -21,7 +21,7 @@ from werkzeug.exceptions import InternalServerError
 
 from . import outcome
 from .bodies import StreamedBody, is_streamed
-from .context import TASK, begin_request
+from .context import TASK, begin_request, note_route
 from .late import run_at_close
 from .outcome import Decision
 from .records import keep
@@ -46,10 +46,9 @@ def settle_request(response: Response) -> Response:
     round_ = task.round
     if round_.state is not OPEN:  # after_request functions run again for an error page
         return response
+    note_route(task, request_context)
     facts = task.facts
     facts[0] = response.status_code
-    if facts[3] is None:  # it began before the request was routed, to open the session
-        facts[3] = request_context.request.url_rule
     state: TaskState = task.state
     decision = round_.decided
     if decision is None:
@@ -232,6 +231,7 @@ def exception_left(app: Flask, exc: BaseException) -> list[BaseException]:
     if round_.decided is not None and not round_.decided.commit:
         return []
     round_.cause = id(exc)
+    note_route(task, request_context)
     decision = outcome.by_exception(exc, task, state.rule, state.fail_statuses)
     if decision is None or decision.commit:
         round_.decided = decision

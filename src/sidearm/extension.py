@@ -24,6 +24,7 @@ from .hub.config import HubConfig
 from .hub.memory import MemoryHub
 from .hub.server import Server
 from .resources import GeneratorResource
+from .resources.cache import TaskCache
 from .resources.pool import ConnectionPool, is_pool
 from .responses import Representations
 from .settings import Settings
@@ -241,14 +242,15 @@ class Sidearm:
 
         Args:
             thing: A Flask-SQLAlchemy object, a SQLAlchemy ``Engine``, ``sessionmaker`` or
-                ``scoped_session``, a pool with ``getconn()`` and ``putconn()`` (psycopg's), or a
-                :class:`~sidearm.resources.sqlite.SQLite`.
+                ``scoped_session``, a pool with ``getconn()`` and ``putconn()`` (psycopg's), a
+                :class:`~sidearm.resources.sqlite.SQLite`, or a cache of cachelib.
             commit: Who commits; by default ``"explicit"`` for Flask-SQLAlchemy, whose users
                 commit by hand, and ``"task"`` for all others.
 
         Returns:
             A function that gives the task's own session or connection; for Flask-SQLAlchemy and a
-            ``scoped_session`` the thing itself, which is used as before.
+            ``scoped_session`` the thing itself, which is used as before; for a cache a
+            :class:`~sidearm.resources.cache.TaskCache`.
 
         Raises:
             TypeError: Sidearm does not know such things; :meth:`resource` takes any.
@@ -269,13 +271,21 @@ class Sidearm:
                 self.resources.append(resource)
                 self.joining.append(resource)
                 return thing
+        cachelib = sys.modules.get("cachelib")
+        if cachelib is not None and isinstance(thing, cachelib.BaseCache):
+            if commit is not None:
+                raise ValueError(
+                    f"arm.use() was given {thing!r} and commit={commit!r}. A cache's writes belong"
+                    " to the transactions in which they are made; leave commit= out."
+                )
+            return TaskCache(thing, context.require_task)
         if is_pool(thing):
             return self._accessor(ConnectionPool(thing, commit or "task"))
         raise TypeError(
             f"arm.use() was given {thing!r}, which it does not know. It takes Flask-SQLAlchemy, an"
-            " Engine, a sessionmaker, a scoped_session, a psycopg_pool.ConnectionPool and"
-            " SQLite(path); for anything else write a generator function and decorate it with"
-            " @arm.resource."
+            " Engine, a sessionmaker, a scoped_session, a psycopg_pool.ConnectionPool, a"
+            " cachelib cache and SQLite(path); for anything else write a generator function and"
+            " decorate it with @arm.resource."
         )
 
     def _accessor(self, resource: Resource) -> Callable[[], Any]:

@@ -16,6 +16,7 @@ from _thread import RLock
 from collections import deque
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
+from contextlib import AbstractContextManager
 from time import monotonic_ns, perf_counter, time
 from typing import Any, NoReturn, TypeVar
 
@@ -67,7 +68,7 @@ class Task:
 
     # Class attributes stand for what most tasks leave as it is: each request makes a task.
     spoke = False
-    late: Sequence[tuple[str, Callable[[], Any], Held]] = ()
+    late: Sequence[Any] = ()
     doomed: str | None = None
     kept = False
     commit_on: frozenset[int] = _NONE
@@ -198,7 +199,7 @@ class Task:
         """
         return self.open_round() or self._too_late(what)
 
-    def savepoint(self) -> TaskSavepoint:
+    def savepoint(self) -> AbstractContextManager[None]:
         """Begin a part that can be undone alone: ``with current_task.savepoint():``.
 
         If an exception leaves the block, what was done in it is undone in every resource that the

@@ -1,7 +1,7 @@
-"""The contracts and the talk hold on every Flask that is supported, in one run of the tests.
+"""The contracts and the talk hold on every version that is supported, in one run of the tests.
 
-This run has the newest; the older ones are put in front of it in runs of their own, of the floors
-that need no server.
+This run has the newest Flask, and the newest SQLAlchemy that Flask-SQLAlchemy takes; the others are
+put in front of it in runs of their own.
 """
 
 from __future__ import annotations
@@ -32,6 +32,14 @@ FLOORS = (
 INSTALL_TIMEOUT = 180  # seconds
 RUN_TIMEOUT = 900  # seconds
 
+#: What meets SQLAlchemy.
+SQLALCHEMY_FLOORS = (
+    "tests/contracts/test_bodies.py",
+    "tests/contracts/test_programs.py",
+    "tests/contracts/test_savepoints.py",
+    "tests/contracts/test_who_commits.py",
+    "tests/integration/test_postgres.py",
+)
 SHOW_VERSIONS = (
     "import flask, click, importlib.metadata as m;"
     "print(flask.__file__, m.version('flask'), click.__file__, m.version('click'))"
@@ -43,16 +51,32 @@ SHOW_VERSIONS = (
 def test_the_floors_without_a_server_hold_on_flask(flask: str, click: str) -> None:
     """Tasks, resources and the talk's slides behave alike on an older Flask with its click."""
     folder = folder_with(f"flask=={flask}", f"click=={click}")
-    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder), env.get("PYTHONPATH")]))
-
-    shown = run([sys.executable, "-c", SHOW_VERSIONS], env=env, timeout=60)
+    shown = run_before(folder, "-c", SHOW_VERSIONS)
     files = [str(folder / name / "__init__.py") for name in ("flask", "click")]
     assert shown.stdout.split() == [files[0], flask, files[1], click]
-
-    pytest_run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    result = run([*pytest_run, *FLOORS], env=env, timeout=RUN_TIMEOUT)
+    result = run_before(folder, *PYTEST, *FLOORS)
     assert result.returncode == 0, f"On Flask {flask}:\n{result.stdout}\n{result.stderr}"
+
+
+@pytest.mark.timeout(INSTALL_TIMEOUT + RUN_TIMEOUT + 60)
+def test_what_meets_sqlalchemy_holds_on_2_1() -> None:
+    """Sessions and engines behave alike on SQLAlchemy 2.1, which Flask-SQLAlchemy does not take."""
+    version = "2.1.9"
+    folder = folder_with(f"sqlalchemy=={version}")
+    shown = run_before(folder, "-c", "import sqlalchemy; print(sqlalchemy.__version__)")
+    assert shown.stdout.split() == [version]
+    result = run_before(folder, *PYTEST, *SQLALCHEMY_FLOORS, "-k", "not flask-sqlalchemy")
+    assert result.returncode == 0, f"On SQLAlchemy {version}:\n{result.stdout}\n{result.stderr}"
+
+
+PYTEST = ["-m", "pytest", "-q", "-p", "no:cacheprovider"]
+
+
+def run_before(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with a folder in front of what is installed."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    env["PYTHONPATH"] = os.pathsep.join(filter(None, [str(folder), env.get("PYTHONPATH")]))
+    return run([sys.executable, *arguments], env=env, timeout=RUN_TIMEOUT)
 
 
 def folder_with(*requirements: str) -> Path:

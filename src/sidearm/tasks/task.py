@@ -185,6 +185,8 @@ class Task:
             return None
         with self.lock:
             if self.round is round_:
+                if not round_.calling:  # the callback has ended since: another thread is late
+                    return None
                 self.round = Round.of_callback(round_)
             return self.round
 
@@ -661,9 +663,10 @@ class Round:
             writes = self._unsaved() - writes
             if writes:
                 task.open_round()
-        self.calling = False
-        if task.round is not self:
+        with task.lock:  # a thread that carries the task along may be claiming just now
+            self.calling = False
             round_, task.round = task.round, before
+        if round_ is not self:
             for failure in self._settle_callback(round_, writes, error, queue):
                 error = error or failure
                 self._callback_failed(held, failure)

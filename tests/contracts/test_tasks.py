@@ -1390,3 +1390,24 @@ def test_t9_preprocess_and_process_response_by_hand(app: Flask, ledger: Any) -> 
         app.preprocess_request()
         assert ledger.lines == ["claim thing"]
     assert ledger.lines == SETTLED
+
+
+def test_t9_teardown_by_name_and_after_a_callback_that_ends_the_process(
+    app: Flask, ledger: Any
+) -> None:
+    """Flask's method takes its exception by name too; no teardown function is skipped."""
+    torn_down: list[BaseException | None] = []
+    app.teardown_request(torn_down.append)
+    with app.test_request_context():
+        app.do_teardown_request(exc=None)
+    assert torn_down == [None, None]
+    thing = ledger.resource("thing")
+
+    def ends() -> None:
+        raise SystemExit(9)
+
+    with pytest.raises(SystemExit), app.test_request_context():
+        thing()
+        after_commit(ends)
+    assert len(torn_down) == 3
+    assert ledger.lines == SETTLED

@@ -35,22 +35,23 @@ def _watch_teardown(app: Flask) -> Callable[..., None]:
     reference = weakref.ref(app)
     inner: Callable[..., None] | None = app.__dict__.get("do_teardown_request")
 
-    def do_teardown_request(*args: Any) -> None:
+    def do_teardown_request(*args: Any, **named: Any) -> None:
         app: Any = reference()
         own = inner or functools.partial(type(app).do_teardown_request, app)
         request_context = _cv_request.get(None)
         task: Task | None = getattr(request_context, TASK, None)
         if task is not None and task.round.state is not OPEN:
-            own(*args)
+            own(*args, **named)
             return
-        errors = _settle_request(task, args, request_context)
+        errors = _settle_request(task, (*args, *named.values()), request_context)
         try:
-            own(*args)
+            own(*args, **named)
         except BaseException as exc:
             errors.append(exc)
         # What a teardown function has claimed, as the first of this request.
         if task is None:
-            errors += _settle_request(getattr(request_context, TASK, None), args, request_context)
+            late: Task | None = getattr(request_context, TASK, None)
+            errors += _settle_request(late, (*args, *named.values()), request_context)
         if errors:
             raise combine(errors)
 
@@ -66,10 +67,15 @@ def _settle_request(
     exc = args[-1] if args else sys.exc_info()[1]
     round_ = task.round
     if round_.kind == "body":
-        return round_.settle(bodies.decide(task, exc))
-    errors = round_.settle(round_.decided or outcome.by_leaving(exc, task))
-    if task.late:  # a request that was pushed by hand has no response
-        run_late(task)
+        decision = bodies.decide(task, exc)
+    else:
+        decision = round_.decided or outcome.by_leaving(exc, task)
+    try:
+        errors = round_.settle(decision)
+        if task.late and round_.kind != "body":  # pushed by hand, it has no response
+            run_late(task)
+    except BaseException as fatal:  # raised when the teardown functions have run
+        return [fatal]
     return errors
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
-from flask import Flask, Response, has_request_context, request
+from flask import Flask, has_request_context, request
 
 from .events import stream_position
 from .exceptions import HubError
@@ -64,10 +64,6 @@ class AppState(TaskState):
         self._hub: HubClient | MemoryHub | None = None
         self._dev_hub = DevelopmentHub()
         self._lock = threading.Lock()
-
-    def response_made(self, response: Response) -> None:
-        """See a response before ``after_request`` functions do, where there are such."""
-        snapshot_headers(response)
 
     @property
     def hub(self) -> HubClient | MemoryHub:
@@ -193,7 +189,7 @@ class Sidearm:
         app.extensions["sidearm"] = AppState(self, app, Settings.from_config(app.config))
         self._apps.add(app)
         hooks.install(app)
-        self.representations.install(app, app.extensions["sidearm"])
+        self.representations.install(app, snapshot_headers)
         # Not a template global: that would make the Jinja environment before the application
         # has had the chance to set its options.
         app.context_processor(_template_context)

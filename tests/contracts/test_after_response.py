@@ -293,3 +293,31 @@ def test_t8_on_a_real_server_the_client_does_not_wait(tmp_path: Path, worker_cla
         assert ask("/late") == "answered"
         Path(f"{env['NOTES']}.go").touch()
         server.wait_until(lambda: ask("/saved") == ["late"], 30, "the callback's row")
+
+
+@pytest.mark.parametrize("kind", ["request", "request by hand", "command", "context", "block"])
+def test_t8_it_runs_although_a_callback_ends_the_process(
+    app: Flask, arm: Sidearm, ledger: Any, kind: str
+) -> None:
+    """What was committed is followed by what belongs to it; then the exception goes on."""
+
+    def killed() -> None:
+        raise Killed
+
+    def work() -> str:
+        after_commit(killed)
+        after_response(lambda: ledger.lines.append("late"))
+        return "ok"
+
+    app.cli.command("work")(work)
+    app.add_url_rule("/", view_func=work)
+    with pytest.raises(Killed):
+        if kind == "request":
+            app.test_client().get("/", buffered=True)
+        elif kind == "command":
+            app.test_cli_runner().invoke(args=["work"])
+        else:
+            blocks = {"request by hand": app.test_request_context, "context": app.app_context}
+            with blocks[kind]() if kind in blocks else arm.task("work"):
+                work()
+    assert ledger.lines == ["late"]

@@ -334,3 +334,69 @@ def test_t7_too_late(arm: Sidearm, app: Flask) -> None:
         pass
     with pytest.raises(TaskSettled, match="savepoint"), task.savepoint():
         raise AssertionError
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("raises", [False, True])
+def test_t7_a_mirror_of_a_savepoint_settles_nothing_of_the_task(
+    work: Work, run: Any, fails: bool, raises: bool
+) -> None:
+    """Its callback works on what the task has open, which the task alone commits or rolls back."""
+
+    def mirror() -> None:
+        work.store.rows()
+        work.store.write("mirror")
+        if raises:
+            raise Broken
+
+    def task() -> None:
+        work.store.write("outer")
+        with pytest.raises(Broken), current_task.savepoint():
+            after_rollback(mirror)
+            raise Broken
+        if fails:
+            current_task.doom()
+
+    run(task)
+    assert ("outer" in work.store.saved()) is not fails
+    assert fails <= (work.store.saved() == [])
+    assert work.store.out() == 0
+
+
+def test_t7_a_savepoint_of_a_callback_covers_what_its_task_had(work: Work, run: Any) -> None:
+    """A connection that the callback has by closure, before the block and in it."""
+
+    def callback() -> None:
+        work.store.write("before")
+        with pytest.raises(Broken), current_task.savepoint():
+            work.store.write("inside")
+            raise Broken
+
+    def task() -> None:
+        work.store.write("task")
+        after_commit(callback)
+
+    run(task)
+    assert work.store.saved() == ["task", "before"]
+
+
+def test_t7_a_savepoint_of_a_callback_that_has_its_connection_by_closure(
+    make: Any, run: Any
+) -> None:
+    """Nothing tells the callback's round of it but the round of its task."""
+    store = make("sqlite3", "task")
+
+    def task() -> None:
+        connection = store.connection()
+
+        def callback() -> None:
+            insert = "INSERT INTO notes (text) VALUES (?)"
+            connection.execute(insert, ("before",))
+            with pytest.raises(Broken), current_task.savepoint():
+                connection.execute(insert, ("inside",))
+                raise Broken
+
+        after_commit(callback)
+
+    run(task)
+    assert store.saved() == ["before"]

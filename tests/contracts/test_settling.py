@@ -1046,3 +1046,26 @@ def test_t9_every_round_moves_through_the_states_and_never_back(
     rounds = {id(round_): round_ for round_, _ in moves}
     assert len(rounds) == 6  # three views, a callback, two error pages
     assert {round_.state for round_ in rounds.values()} == {CLOSED}
+
+
+def test_t5_after_this_requests_headers_are_on_the_page_of_a_failed_commit(
+    handled: Flask, ledger: Any, serve: Any
+) -> None:
+    """Also where there is no other ``after_request`` function; the view's own are not."""
+    broken = ledger.resource("broken", commit=Boom())
+
+    def view() -> Response:
+        broken()
+
+        @after_this_request
+        def add(response: Response) -> Response:
+            response.headers["X-Added"] = "yes"
+            return response
+
+        return Response("sold", headers={"X-Sold": "yes"})
+
+    serve(view)
+    response = handled.test_client().get("/")
+    assert response.status_code == 500
+    assert response.headers.get("X-Added") == "yes"
+    assert "X-Sold" not in response.headers

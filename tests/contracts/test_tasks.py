@@ -1411,3 +1411,37 @@ def test_t9_teardown_by_name_and_after_a_callback_that_ends_the_process(
         after_commit(ends)
     assert len(torn_down) == 3
     assert ledger.lines == SETTLED
+
+
+def test_c7_a_request_with_a_callback_leaves_a_fixtures_row_alone_too(
+    handled: Flask, make: Any, serve: Any
+) -> None:
+    """It reads, which flushes the fixture's row, and commits nothing; nor does it undo anything."""
+    store = make("flask-sqlalchemy", "explicit")
+    ran: list[str] = []
+
+    def view() -> str:
+        after_commit(lambda: ran.append("ran"))
+        return str(len(store.rows()))
+
+    serve(view)
+    with handled.app_context():
+        store.db.session.add(store.Note(text="of the fixture"))
+        assert handled.test_client().get("/").text == "1"
+        store.db.session.commit()
+    assert (ran, store.saved()) == (["ran"], ["of the fixture"])
+
+
+def test_t9_the_first_claim_of_all_in_an_async_teardown_function(app: Flask, ledger: Any) -> None:
+    """Asgiref runs it in a thread of its own; what it claims is settled and given back."""
+    pytest.importorskip("asgiref")
+    thing = ledger.resource("thing")
+
+    @app.teardown_appcontext
+    async def claim(_: Any) -> None:
+        thing()
+
+    app.add_url_rule("/", view_func=lambda: "ok")
+    for turn in (1, 2):
+        app.test_client().get("/")
+        assert ledger.lines == SETTLED * turn

@@ -189,6 +189,7 @@ class SessionClaim(Claim):
         # A session can have been claimed before, by the task of a test's fixture: Flask 3.1 lends
         # requests its context. Until this claim is released, the session tells this one.
         self._outer = _claim_of(session)
+        self.lent = self._outer is not None and self._outer.round is not None
         session.info[_CLAIM] = self
         self._current: Transaction | None = None
         self.look_again()

@@ -20,7 +20,7 @@ from functools import singledispatch
 from inspect import unwrap
 from operator import is_, methodcaller
 from types import MethodType
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeAlias, TypeVar
 from weakref import ref
 
 from flask import Flask, Response
@@ -39,19 +39,6 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 MakeResponse: TypeAlias = Callable[[Any], Response]
-
-
-class Watcher(Protocol):
-    """Who wants to see responses as they are made.
-
-    Attributes:
-        watches_responses: Whether it wants to, just now.
-    """
-
-    watches_responses: bool
-
-    def response_made(self, response: Response) -> None:
-        """See a response."""
 
 
 #: Types of a return value that are Flask's at the first glance, and cost nothing more.
@@ -95,7 +82,7 @@ class Representations:
 
         return decorate
 
-    def install(self, app: Flask, watcher: Watcher | None = None) -> None:
+    def install(self, app: Flask, made: Callable[[Response], object] | None = None) -> None:
         """Let ``app.make_response`` convert what Flask does not.
 
         A ``make_response`` of the application's own class, or of an extension that came before,
@@ -103,7 +90,7 @@ class Representations:
 
         Args:
             app: The application.
-            watcher: Is shown the responses that are made, while it wants to see them.
+            made: Called with every response that was made.
         """
         # An instance attribute that held the application would be a cycle: an application out of
         # use would wait for the garbage collector (Flask's own tests forbid it).
@@ -127,8 +114,8 @@ class Representations:
                     response = inner(_join(self._convert(app, body), rest))
                 else:
                     response = self._ask_first(inner, app, body, rest)
-            if watcher is not None and watcher.watches_responses:
-                watcher.response_made(response)
+            if made is not None:
+                made(response)
             return response
 
         app.make_response = make_response  # type: ignore[method-assign]

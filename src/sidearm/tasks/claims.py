@@ -95,12 +95,14 @@ class Claim:
         value: What the application works with.
         tells: Whether the driver tells when transactions begin and end.
         explicit: Whether the application commits it by hand.
+        lent: Whether another task has it too, whose work is in the same transaction.
         round: The round that uses it now; set by the round.
         outcome: What the settling did: ``"committed"``, ``"rolled back"``, ``"left alone"``, ...
     """
 
     tells: ClassVar[bool] = False
     outcome = "claimed"
+    lent = False
     seconds = 0.0
     round: Round | None = None
 

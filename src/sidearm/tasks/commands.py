@@ -92,8 +92,11 @@ class CommandLine:
         for app_context in reversed(list(self.tasks)):
             task = self.take(app_context)
             if task is not None:
-                errors += task.round.settle(self.decide(task, exc))
-                if task.late:
+                try:
+                    errors += task.round.settle(self.decide(task, exc))
+                    task.state.run_late(task)
+                except BaseException as fatal:  # the other tasks settle all the same
+                    errors.append(fatal)
                     task.state.run_late(task)
         if errors:
             raise combine(errors)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import sys
 import weakref
@@ -75,6 +76,8 @@ def _settle_request(
         if task.late and round_.kind != "body":  # pushed by hand, it has no response
             run_late(task)
     except BaseException as fatal:  # raised when the teardown functions have run
+        if round_.kind != "body":
+            run_late(task)
         return [fatal]
     return errors
 
@@ -104,8 +107,9 @@ def on_appcontext_tearing_down(app: Flask, exc: BaseException | None = None, **_
 
 def _settle(task: Task, decision: Decision, others: list[Any]) -> None:
     """Settle in a teardown; what fails is raised, but skips no other teardown function."""
-    errors = task.round.settle(decision)
-    if task.late:
+    try:
+        errors = task.round.settle(decision)
+    finally:
         run_late(task)
     if not errors:
         return
@@ -145,7 +149,7 @@ def _place(app: Flask) -> None:
     if settle_torn_down_context in app.teardown_appcontext_funcs:
         _move(app.teardown_appcontext_funcs, settle_torn_down_context, -1)
     after = app.after_request_funcs
-    state.watches_responses = len(after) > 1 or len(after[None]) > 1
+    state.others_come_after = len(after) > 1 or len(after[None]) > 1
     # Once it has answered a request, Flask lets nobody register anything more.
     state.placed = app._got_first_request
 
@@ -166,7 +170,8 @@ def _watch_contexts(app: Flask, app_context: Any) -> None:
     late = getattr(app_context, _OVER, False)
     if settle_torn_down_context not in app.teardown_appcontext_funcs:
         app.teardown_appcontext_funcs.append(settle_torn_down_context)
-        late = _is_tearing_down()
+        # An async teardown function runs in a thread of its own, whose frames tell nothing.
+        late = _is_tearing_down() or asyncio._get_running_loop() is not None
     if late:
         appcontext_tearing_down.connect(on_appcontext_tearing_down, app)
 

@@ -22,7 +22,7 @@ from werkzeug.exceptions import InternalServerError
 from . import outcome
 from .bodies import StreamedBody, is_streamed
 from .context import TASK, begin_request, note_route
-from .late import run_at_close
+from .late import run_at_close, run_late
 from .outcome import Decision
 from .records import keep
 from .state import TaskState, state_of
@@ -58,7 +58,11 @@ def settle_request(response: Response) -> Response:
             decision = outcome.by_response(
                 response, facts[0], task, state.rule, state.fail_statuses
             )
-    errors = round_.settle(decision)
+    try:
+        errors = round_.settle(decision)
+    except BaseException:  # of a callback: what was committed is followed by what belongs to it
+        run_late(task)
+        raise
     if errors:
         response = _commit_failed(task.app, request_context, task, response, errors)
         decision = Decision(False, "its commit failed")
@@ -154,7 +158,10 @@ def snapshot_headers(response: Response) -> None:
         response: What ``app.make_response`` has made.
     """
     request_context: Any = _cv_request.get(None)
-    if getattr(request_context, TASK, None) is not None:
+    task: Task | None = getattr(request_context, TASK, None)
+    if task is not None and (
+        task.state.others_come_after or request_context._after_request_functions
+    ):
         setattr(request_context, _HEADERS, response.headers.to_wsgi_list())
 
 

@@ -28,6 +28,7 @@ class TaskSavepoint:
 
     def __enter__(self) -> None:
         round_ = self._task.require_open_round("savepoint()")
+        round_.adopt_claims()
         points: list[tuple[Claim, Savepoint | None]] = []
         try:
             for claim in list(round_.claims.values()):

@@ -31,7 +31,7 @@ class TaskState:
         records: The latest records, oldest first.
         joining: Resources whose sessions can be open without having been claimed.
         place_hooks: Puts the hooks outside of what other extensions have registered since.
-        watches_responses: Whether there are other ``after_request`` functions than ours.
+        others_come_after: Whether there are other ``after_request`` functions than ours.
         placed: Whether they stand where they have to, and Flask lets nobody register more.
         watch: What stands in the place of ``app.handle_user_exception``.
         run_late: Runs what waited for the end of a task's response.
@@ -44,7 +44,7 @@ class TaskState:
         self.records = Records(record_count)
         self.joining: list[Resource] = []
         self.place_hooks: Callable[[Flask], None]
-        self.watches_responses = True
+        self.others_come_after = True
         self.placed = False
         self._by_status: dict[int, outcome.Decision] = {}
         self.watch: object = None

@@ -272,6 +272,8 @@ class Round:
         decided: What an exception has decided before the round ends, or what it inherits.
         calling: Whether one of its callbacks runs just now.
         follows: Whether a driver of one of its claims tells of transactions.
+        foreign: Claims of a round that is still open, with work in them that is not a callback's to
+            settle.
         mirrors: Whether something is held that waits for a rollback.
     """
 
@@ -285,6 +287,7 @@ class Round:
     state = OPEN
     decided: Decision | None = None
     parent: Round | None = None
+    foreign: AbstractSet[Claim] = _NONE
     passed_on: Sequence[Held] = ()
     left: Sequence[Left] = ()
     dropped: Sequence[tuple[str, str]] = ()
@@ -349,6 +352,14 @@ class Round:
                 return ancestor.claims[resource]
             ancestor = ancestor.parent
         return None
+
+    def adopt_claims(self) -> None:
+        """Take what the rounds above have claimed into this one, which may work on it unasked."""
+        ancestor = self.parent
+        while ancestor is not None:
+            for resource in list(ancestor.claims):
+                self.claim(resource)
+            ancestor = ancestor.parent
 
     def _owns(self, claim: Claim) -> bool:
         return self._parents_claim(claim.resource) is not claim
@@ -418,9 +429,10 @@ class Round:
             return []
         errors: list[BaseException] = []
         claims = list(self.claims.values())
+        own = [claim for claim in claims if claim not in self.foreign] if self.foreign else claims
         if decision.commit:
             self.state = COMMITTING
-            for claim in claims:
+            for claim in own:
                 if claim.explicit and not (self.kind == "callback" and claim.unsaved()):
                     claim.outcome = "left to the application"
                     continue
@@ -429,13 +441,13 @@ class Round:
                     claim.commit()
                 except BaseException as exc:
                     claim.seconds = perf_counter() - began
-                    decision = self._commit_failed(claim, exc, claims, errors)
+                    decision = self._commit_failed(claim, exc, own, errors)
                     break
                 claim.seconds = perf_counter() - began
                 claim.outcome = "committed"
         else:
             self.state = ROLLING_BACK
-            self._roll_back(claims, errors)
+            self._roll_back(own, errors)
         self.state = LEAVING
         fatal = self._let_leave(decision) if self.held else None
         self.state = RELEASING
@@ -557,7 +569,7 @@ class Round:
     def _undo_uncommitted(self) -> None:
         """Roll back what nobody committed by hand, before a callback's commit could save it."""
         for claim in self.claims.values():
-            if claim.explicit and claim.unsaved():
+            if claim.explicit and not claim.lent and claim.unsaved():
                 self._roll_back([claim], [])
 
     def _never_committed(self, held: Held) -> bool:
@@ -653,6 +665,7 @@ class Round:
         error: BaseException | None = None
         if self.state is OPEN:  # a transaction was ended by hand, and more may follow it
             task.round = Round.of_callback(self)
+            task.round.foreign = self._open_claims()
         self.calling = True
         try:
             callback()
@@ -695,6 +708,17 @@ class Round:
         # What the callback registered comes after what was there before it.
         queue.extend(round_.passed_on)
         return failures
+
+    def _open_claims(self) -> AbstractSet[Claim]:
+        """Claims of this round, and of those above it that are open, with a transaction in them."""
+        found: set[Claim] = set(self.foreign)
+        round_: Round | None = self
+        while round_ is not None and round_.state is OPEN:
+            for claim in round_.claims.values():
+                if not claim.tells or claim.transaction() is not None:
+                    found.add(claim)
+            round_ = round_.parent
+        return found
 
     def _unsaved(self) -> AbstractSet[Claim]:
         """Claims of this round and those above it that hold uncommitted writes just now."""

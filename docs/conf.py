@@ -29,7 +29,7 @@ nitpick_ignore_regex = [
     ("py:class", r"sidearm\..*\.[A-Z]"),
     (
         "py:class",
-        r"sidearm\.(tasks\.context\.TaskBlock|tasks\.claims\..*|hub\..*|testing\.\w+\..*)",
+        r"sidearm\.(tasks\.context\.TaskBlock|tasks\.outcome\.Decision|tasks\.claims\..*|hub\..*|testing\.\w+\..*)",
     ),
 ]
 

@@ -1053,22 +1053,27 @@ def test_t9_a_client_block_settles_before_it_ends(app: Flask, ledger: Any, serve
     assert ledger.lines == expected * 2
 
 
-def test_t9_in_a_client_block_the_requests_task_is_over(
-    app: Flask, ledger: Any, serve: Any
+@pytest.mark.parametrize("claims", [True, False])
+def test_t9_in_a_client_block_a_claim_is_a_round_of_its_own(
+    app: Flask, ledger: Any, serve: Any, claims: bool
 ) -> None:
-    """In the block, under the preserved context, a claim is an error and leaks nothing."""
+    """In the block, under the preserved context, what a test claims is given back at its end."""
     thing = ledger.resource("thing")
 
     def view() -> str:
-        thing()
+        if claims:
+            thing()
         return "ok"
 
     serve(view)
     with app.test_client() as client:
         client.get("/")
-        with pytest.raises(RuntimeError):
-            thing()
-    assert ledger.count("claim") == ledger.count("release") == 1
+        ledger.lines.clear()
+        thing()
+        assert ledger.lines == ["claim thing"]
+        with pytest.raises(TaskSettled):
+            current_task.doom()
+    assert ledger.lines == ["claim thing", "commit thing", "release thing"]
 
 
 def test_t9_a_failed_request_in_a_client_block_settles_once(

@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import weakref
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy import event
 from sqlalchemy.engine import Engine
@@ -23,11 +23,15 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from ..tasks.claims import Claim, CommitMode, Resource, Transaction
 from ..tasks.context import find_task
-from ..tasks.state import state_of
 from .savepoints import Nested
 
+if TYPE_CHECKING:
+    from ..tasks.task import Task
+
 _CLAIM = "sidearm_claim"
-_RESOURCE: weakref.WeakKeyDictionary[type[Session], ScopedSession] = weakref.WeakKeyDictionary()
+
+#: Classes of sessions that some scoped session makes; each may serve several applications.
+_SCOPED: weakref.WeakSet[type[Session]] = weakref.WeakSet()
 _READS = frozenset(
     [
         "select",
@@ -123,7 +127,8 @@ class ScopedSession(Resource):
         self.registry = registry
         self._removes = removes
         _listen()
-        _RESOURCE[_session_class(registry)] = self
+        self.session_class = _session_class(registry)
+        _SCOPED.add(self.session_class)
 
     def claim(self) -> Claim:
         """Claim the session of the current scope."""
@@ -142,25 +147,21 @@ class ScopedSession(Resource):
 
         return resume
 
-    def began(self, session: Session) -> None:
+    def has(self, session: Session) -> bool:
+        """Whether a session is the one of the current scope."""
+        return self.registry.registry.has() and self.registry() is session
+
+    def began(self, session: Session, task: Task) -> None:
         """Claim a session that has begun a transaction, for the task that is running."""
-        task = find_task(create=True)
-        if task is None or self not in state_of(task.app).joining:
-            return
         round_ = task.open_round()
-        if round_ is None:
-            return
-        if self not in round_.claims:
+        if round_ is not None and self not in round_.claims:
             known = _claim_of(session)
             if known is None or known.round is None:
                 known = self._claim(session)
             round_.use(known)
 
-    def written(self, session: Session) -> None:
+    def written(self, session: Session, task: Task) -> None:
         """Claim a session whose transaction an outer context began, now that this task writes."""
-        task = find_task(create=True)
-        if task is None or self not in state_of(task.app).joining:
-            return
         round_ = task.open_round()
         if round_ is None or self in round_.claims:
             return
@@ -169,10 +170,14 @@ class ScopedSession(Resource):
             round_.use(self._claim(session))
 
     def _claim(self, session: Session) -> SessionClaim:
-        return SessionClaim(self, session, self._remove if self._removes else _nothing)
+        release = functools.partial(self._remove, session) if self._removes else _nothing
+        return SessionClaim(self, session, release)
 
-    def _remove(self) -> None:
-        self.registry.remove()
+    def _remove(self, session: Session) -> None:
+        if self.has(session):
+            self.registry.remove()
+        else:  # it is another thread's, which shares the task
+            session.close()
 
 
 class SessionClaim(Claim):
@@ -313,14 +318,28 @@ def _after_transaction_create(session: Session, transaction: Any) -> None:
     claim = _claim_of(session)
     if claim is not None:
         claim.root_began()
-    resource = _RESOURCE.get(type(session))
-    if resource is not None:
-        resource.began(session)
+    joined = _joined(session)
+    if joined is not None:
+        resource, task = joined
+        resource.began(session, task)
         claim = _claim_of(session)
         if claim is not None and claim.transaction() is None:
             claim.root_began()
     elif claim is not None:
         _use_in_callback(claim)
+
+
+def _joined(session: Session) -> tuple[ScopedSession, Task] | None:
+    """The running task, and its scoped session if that is what a session comes from."""
+    if type(session) not in _SCOPED:
+        return None
+    task = find_task(create=True)
+    if task is None:
+        return None
+    for resource in task.state.joining:
+        if type(session) is resource.session_class and resource.has(session):
+            return resource, task
+    return None
 
 
 def _use_in_callback(claim: SessionClaim) -> None:
@@ -391,9 +410,10 @@ def _transient_to_pending(session: Session, instance: Any) -> None:
 
 
 def _written(session: Session) -> None:
-    resource = _RESOURCE.get(type(session))
-    if resource is not None:
-        resource.written(session)
+    joined = _joined(session)
+    if joined is not None:
+        resource, task = joined
+        resource.written(session, task)
     claim = _claim_of(session)
     if claim is not None:
         claim.wrote()

@@ -9,9 +9,14 @@ from typing import Any
 from flask import Response
 
 from .outcome import Decision
-from .task import OPEN, Round, Task, combine
+from .task import Task, combine
 
 logger = logging.getLogger("sidearm.tasks")
+
+#: A piece of the body is being made, which may be the last.
+RUNS = "runs"
+#: The server sends a piece, and may ask for another.
+WAITS = "waits"
 
 
 def is_streamed(response: Response) -> bool:
@@ -33,9 +38,10 @@ def decide(task: Task, exc: BaseException | None) -> Decision:
         return inherited
     if task.doomed is not None:
         return Decision(False, f"doomed: {task.doomed}")
-    if exc is None:
+    left = exc is None and task.body == WAITS
+    if exc is None and not left:
         return Decision(True, "the body ended")
-    if isinstance(exc, GeneratorExit):
+    if left or isinstance(exc, GeneratorExit):
         return Decision(False, "the body was abandoned")
     return Decision(False, f"exception {type(exc).__qualname__}")
 
@@ -45,33 +51,39 @@ class StreamedBody:
 
     Under ``stream_with_context`` the round settles when Flask leaves the contexts for the last
     time, while they are still there. Everything else settles here: a body without contexts, and
-    one that a server drops, or that ends in a thread that never had them.
+    one that a server drops, or that ends in a thread that never had them. A body of several such
+    generators has a round for each.
+
+    Args:
+        task: Its task; one that failed hands that down.
+        body: What the view gave.
     """
 
-    def __init__(self, task: Task, body: Any, decided: Decision) -> None:
+    def __init__(self, task: Task, body: Any) -> None:
         self._task = task
         self._body = body
         self._pieces: Any = None
-        self._round: Round | None = None
-        self._decided = None
-        if not decided.commit:
-            self._decided = Decision(False, f"the task had failed: {decided.rule}")
 
     def __iter__(self) -> StreamedBody:
         return self
 
     def __next__(self) -> Any:
-        if self._pieces is None:
-            self._round = self._task.new_round("body", self._decided)
-            self._pieces = iter(self._body)
+        task = self._task
         try:
-            return next(self._pieces)
+            if self._pieces is None:
+                settle_before(task)
+                task.new_round("body", task.failed)
+                self._pieces = iter(self._body)
+            task.body = RUNS
+            piece = next(self._pieces)
         except StopIteration:
             self._settle(None)
             raise
         except BaseException as exc:
             self._settle(exc)
             raise
+        task.body = WAITS
+        return piece
 
     def close(self) -> None:
         """End the body, which may not have come to its end."""
@@ -83,16 +95,25 @@ class StreamedBody:
             self._settle(GeneratorExit())
 
     def __del__(self) -> None:
-        if self._round is not None and self._round.state is OPEN:
+        if self._pieces is not None:
             try:
                 self._settle(GeneratorExit())
             except BaseException:
                 logger.exception("A body that was never closed could not be settled.")
 
     def _settle(self, exc: BaseException | None) -> None:
-        round_ = self._round
-        if round_ is None or round_.state is not OPEN:
+        task = self._task
+        if task.body is None:
             return
-        errors = round_.settle(decide(self._task, exc))
+        errors = task.round.settle(decide(task, exc)) if task.round.kind == "body" else []
+        task.body = None
         if errors:
             raise combine(errors) from exc
+
+
+def settle_before(task: Task) -> None:
+    """Settle what was claimed between the settling and the body: while the session was saved."""
+    if task.round.kind == "teardown":
+        errors = task.round.settle(task.round.decided or Decision(True, "the body begins"))
+        if errors:
+            raise combine(errors)

@@ -35,6 +35,7 @@ class CommandLine:
 
     def __init__(self) -> None:
         self.tasks: dict[Any, Task] = {}
+        self._outer: dict[Any, Task | None] = {}
         self._waits = False
         self._exit_code: int | None = None
         self._is_shell = False
@@ -51,14 +52,19 @@ class CommandLine:
         if not self._waits:
             root.with_resource(self)
             self._waits = True
-        self.tasks[app_context] = task
-        setattr(app_context, COMMAND, task)
-        return task
+        begun = self.tasks.setdefault(app_context, task)  # two threads may both be here
+        if begun is task:
+            self._outer[app_context] = getattr(app_context, COMMAND, None)
+            setattr(app_context, COMMAND, task)
+        return begun
 
     def take(self, app_context: Any) -> Task | None:
         """The task of an application context, which is about to settle."""
-        setattr(app_context, COMMAND, None)
-        return self.tasks.pop(app_context, None)
+        task = self.tasks.pop(app_context, None)
+        if task is not None:
+            # One command can invoke another in its own application context.
+            setattr(app_context, COMMAND, self._outer.pop(app_context, None))
+        return task
 
     def _watch(self, click_context: click.Context) -> click.Context:
         """Remember the codes that contexts are left with; returns the outermost context."""

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from contextvars import ContextVar, Token
+from contextvars import ContextVar
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from flask import Flask
 from flask.globals import _cv_app, _cv_request
@@ -22,8 +22,9 @@ from ..exceptions import OutsideTask
 from . import outcome
 from .claims import Resource
 from .commands import COMMAND, command_line
+from .outcome import Decision
 from .state import state_of, the_app
-from .task import Task, combine
+from .task import CLOSED, Round, Task, combine
 
 if TYPE_CHECKING:
     from flask.ctx import AppContext
@@ -31,7 +32,10 @@ if TYPE_CHECKING:
 #: Where a task hangs on its context object.
 TASK = "_sidearm_task"
 
-_block: ContextVar[tuple[Task, Any] | None] = ContextVar("sidearm_block", default=None)
+#: Where a request context has the decision of a request that was answered without a task.
+ANSWERED = "_sidearm_answered"
+
+_block: ContextVar[Entered | None] = ContextVar("sidearm_block", default=None)
 
 
 def find_task(*, create: bool) -> Task | None:
@@ -48,11 +52,11 @@ def find_task(*, create: bool) -> Task | None:
         return None
     request_context = _cv_request.get(None)
     block = _block.get()
-    if block is not None and block[1] is request_context and block[0].app is app_context.app:
-        return block[0]
+    if block is not None and block.within is request_context and block.task.app is app_context.app:
+        return block.task
     if request_context is not None and request_context.app is app_context.app:
         task: Task | None = getattr(request_context, TASK, None)
-        return begin_request(request_context) if task is None and create else task
+        return _begin_late(request_context) if task is None and create else task
     line = command_line()
     if line is not None:
         task = line.tasks.get(app_context)
@@ -92,9 +96,53 @@ def begin_request(request_context: Any) -> Task:
         state.place_hooks(app)
     request = request_context.request
     facts = [None, None, "request", request.url_rule, request.method]
-    task = Task(app, state, facts)
-    setattr(request_context, TASK, task)
+    # Two threads that share the request may both be here: one of them wins.
+    task: Task = request_context.__dict__.setdefault(TASK, Task(app, state, facts))
     return task
+
+
+def _begin_late(request_context: Any) -> Task | None:
+    """Begin the task of a request that is under way; one that is over gets none."""
+    if not is_pushed(request_context):
+        return None
+    task = begin_request(request_context)
+    answered: Decision | None = request_context.__dict__.get(ANSWERED)
+    if answered is not None and task.round.kind == "work":
+        task.failed = inherited(answered)
+        task.new_round("teardown", task.failed)
+    return task
+
+
+def is_pushed(context: Any) -> bool:
+    """Whether a context is pushed, so that its end will be seen; threads may carry it beyond."""
+    return bool(context._cv_tokens)
+
+
+def inherited(decision: Decision) -> Decision | None:
+    """What a task's later rounds inherit from how its work was decided."""
+    return None if decision.commit else Decision(False, f"the task had failed: {decision.rule}")
+
+
+def reopen(task: Task) -> Round | None:
+    """Give a request's task that has settled another round, which its teardown will settle.
+
+    Args:
+        task: A task whose round is closed.
+
+    Returns:
+        The new round, or ``None`` if nothing would settle it: the context is gone, or going.
+    """
+    request_context: Any = _cv_request.get(None)
+    if getattr(request_context, TASK, None) is not task:
+        return None
+    pushes = request_context._cv_tokens
+    if not pushes or pushes[-1] is task.torn_down:
+        return None
+    with task.lock:
+        if task.round.state is CLOSED:
+            task.new_round("teardown" if task.body is None else "body", task.failed)
+        round_: Round = task.round
+        return round_
 
 
 def note_route(task: Task, request_context: Any) -> None:
@@ -103,19 +151,42 @@ def note_route(task: Task, request_context: Any) -> None:
         task.facts[3] = request_context.request.url_rule
 
 
-def _begin_context(app_context: Any) -> Task:
+def _begin_context(app_context: Any) -> Task | None:
+    if not is_pushed(app_context):
+        return None
     app = app_context.app
     state = state_of(app)
     state.begin_context(app, app_context)
     task = Task(app, state, [None, "context", "context", None, None])
-    setattr(app_context, TASK, task)
-    return task
+    begun: Task = app_context.__dict__.setdefault(TASK, task)
+    return begun
+
+
+class Entered(NamedTuple):
+    """One entering of a block.
+
+    Attributes:
+        task: Its task.
+        within: The request context around it.
+        block: Which block.
+        app_context: The application context that was pushed for it.
+        resumes: What brings the outer task's sessions back.
+        outer: The block around it.
+    """
+
+    task: Task
+    within: Any
+    block: TaskBlock
+    app_context: AppContext
+    resumes: list[Callable[[], None]]
+    outer: Entered | None
 
 
 class TaskBlock:
     """``with arm.task("name"):`` - a task of its own, also inside another one.
 
     Entering gives the :class:`Task`. Leaving it commits, or rolls back if an exception leaves.
+    Threads may share one: each entering is a task of its own.
     """
 
     def __init__(
@@ -132,18 +203,27 @@ class TaskBlock:
         self._apps = apps
         self._app = app
         self._resources = resources
-        self._stack: list[tuple[Task, AppContext, Token[Any], list[Callable[[], None]]]] = []
+        self._entered: list[Entered] = []
 
     def __enter__(self) -> Task:
         app = self._app or the_app(f"arm.task({self._name!r})", self._apps or weakref.WeakSet())
         state = state_of(app)
         state.place_hooks(app)
-        resumes = [resume for each in self._resources if (resume := each.suspend())]
         app_context = app.app_context()
-        app_context.push()
+        resumes = [resume for each in self._resources if (resume := each.suspend())]
+        try:
+            app_context.push()
+        except BaseException as exc:  # of a receiver of appcontext_pushed, when it is pushed
+            try:
+                if is_pushed(app_context):
+                    app_context.pop(exc)
+            finally:
+                _bring_back(resumes)
+            raise
         task = Task(app, state, [None, self._name, "task", None, None])
-        token = _block.set((task, _cv_request.get(None)))
-        self._stack.append((task, app_context, token, resumes))
+        entered = Entered(task, _cv_request.get(None), self, app_context, resumes, _block.get())
+        self._entered.append(entered)
+        _block.set(entered)
         return task
 
     def __exit__(
@@ -152,17 +232,27 @@ class TaskBlock:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        task, app_context, token, resumes = self._stack.pop()
+        entered = _block.get()
+        if entered is None or entered.block is not self:
+            entered = self._entered[-1]  # it is left in another context than it was entered in
+        self._entered.remove(entered)
+        task = entered.task
         try:
             try:
                 errors = task.round.settle(outcome.by_leaving(exc, task))
             finally:
-                _block.reset(token)
+                _block.set(entered.outer)
             if errors:
                 raise combine(errors)
         finally:
-            app_context.pop(exc)
-            for resume in reversed(resumes):
-                resume()
-            if task.late:
-                task.state.run_late(task)
+            try:
+                entered.app_context.pop(exc)
+            finally:
+                _bring_back(entered.resumes)
+                if task.late:
+                    task.state.run_late(task)
+
+
+def _bring_back(resumes: list[Callable[[], None]]) -> None:
+    for resume in reversed(resumes):
+        resume()

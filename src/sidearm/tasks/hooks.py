@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import sys
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
@@ -15,12 +16,14 @@ from flask.globals import _cv_app, _cv_request
 
 from . import bodies, outcome
 from .commands import command_line
-from .context import TASK, note_route
+from .context import TASK, note_route, reopen
 from .late import run_late
 from .outcome import Decision
 from .requests import ExceptionWatch, on_got_request_exception, settle_request
 from .state import apps, state_of
 from .task import OPEN, Task, combine
+
+logger = logging.getLogger("sidearm.tasks")
 
 #: Set on an application context when our teardown function has seen it.
 _OVER = "_sidearm_over"
@@ -41,49 +44,70 @@ def _watch_teardown(app: Flask) -> Callable[..., None]:
         own = inner or functools.partial(type(app).do_teardown_request, app)
         request_context = _cv_request.get(None)
         task: Task | None = getattr(request_context, TASK, None)
-        if task is not None and task.round.state is not OPEN:
-            own(*args, **named)
-            return
-        errors = _settle_request(task, (*args, *named.values()), request_context)
+        errors: list[BaseException] = []
+        if task is not None and (task.round.state is OPEN or task.late):
+            errors = _settle_request(task, (*args, *named.values()), request_context)
         try:
             own(*args, **named)
         except BaseException as exc:
             errors.append(exc)
-        # What a teardown function has claimed, as the first of this request.
-        if task is None:
-            late: Task | None = getattr(request_context, TASK, None)
-            errors += _settle_request(late, (*args, *named.values()), request_context)
+        # What a teardown function has claimed is in a round of its own.
+        task = getattr(request_context, TASK, None)
+        if task is not None:
+            if task.round.state is OPEN:
+                errors += _settle_request(task, (*args, *named.values()), request_context)
+            pushes = request_context._cv_tokens  # type: ignore[union-attr]
+            task.torn_down = pushes[-1] if pushes else None
         if errors:
             raise combine(errors)
 
     return do_teardown_request
 
 
-def _settle_request(
-    task: Task | None, args: tuple[Any, ...], request_context: Any
-) -> list[BaseException]:
-    if task is None:
-        return []
+def _settle_request(task: Task, args: tuple[Any, ...], request_context: Any) -> list[BaseException]:
+    """Settle what is open, and run what has waited for a response that never came."""
     note_route(task, request_context)
     exc = args[-1] if args else sys.exc_info()[1]
     round_ = task.round
-    if round_.kind == "body":
-        decision = bodies.decide(task, exc)
-    else:
-        decision = round_.decided or outcome.by_leaving(exc, task)
+    opened = round_.state is OPEN
+    errors: list[BaseException] = []
     try:
-        errors = round_.settle(decision)
-        if task.late and round_.kind != "body":  # pushed by hand, it has no response
-            run_late(task)
+        if opened:
+            errors = round_.settle(_decide(task, exc))
+        if round_.kind == "teardown":
+            # The response is on its way, and what it tells of is saved.
+            for error in errors:
+                logger.error("Task %r: its end failed.", task.name, exc_info=error)
+            errors = []
     except BaseException as fatal:  # raised when the teardown functions have run
-        if round_.kind != "body":
+        errors = [fatal]
+    no_response = exc is not None and not isinstance(exc, Exception)
+    if round_.kind != "body" and (no_response or (opened and round_.kind != "teardown")):
+        try:
             run_late(task)
-        return [fatal]
+        except BaseException as fatal:
+            errors.append(fatal)
     return errors
+
+
+def _decide(task: Task, exc: BaseException | None) -> Decision:
+    round_ = task.round
+    if round_.kind == "body":
+        return bodies.decide(task, exc)
+    decided = round_.decided
+    if decided is None or (decided.commit and task.doomed is not None):
+        return outcome.by_leaving(exc, task)
+    return decided
 
 
 def settle_torn_down_context(exc: BaseException | None) -> None:
     """Settle the task of an application context that was pushed by hand or by a command."""
+    app_context: Any = _cv_app.get(None)
+    if app_context is not None:
+        _settle_context(exc, app_context.app.teardown_appcontext_funcs)
+
+
+def _settle_context(exc: BaseException | None, others: Sequence[Any]) -> None:
     app_context: Any = _cv_app.get(None)
     if app_context is None:
         return
@@ -92,20 +116,20 @@ def settle_torn_down_context(exc: BaseException | None) -> None:
     if line is not None:
         task = line.take(app_context)
         if task is not None and task.round.state is OPEN:
-            _settle(task, line.decide(task, exc), task.app.teardown_appcontext_funcs)
-    task = getattr(app_context, TASK, None)
+            _settle(task, line.decide(task, exc), others)
+    # It is not there any more for what comes: another teardown function, or another push.
+    task = app_context.__dict__.pop(TASK, None)
     if task is not None and task.round.state is OPEN:
-        decision = outcome.by_leaving(exc, task)
-        _settle(task, decision, task.app.teardown_appcontext_funcs)
+        _settle(task, outcome.by_leaving(exc, task), others)
 
 
 def on_appcontext_tearing_down(app: Flask, exc: BaseException | None = None, **_: Any) -> None:
     """Settle what another extension's teardown function claimed after ours had run."""
     if "sidearm" in app.extensions:
-        settle_torn_down_context(exc)
+        _settle_context(exc, ())
 
 
-def _settle(task: Task, decision: Decision, others: list[Any]) -> None:
+def _settle(task: Task, decision: Decision, others: Sequence[Any]) -> None:
     """Settle in a teardown; what fails is raised, but skips no other teardown function."""
     try:
         errors = task.round.settle(decision)
@@ -127,6 +151,7 @@ def install(app: Flask) -> None:
     state.place_hooks = _place
     state.watch_contexts = _watch_contexts
     state.run_late = run_late
+    state.reopen = reopen
     apps.add(app)
     got_request_exception.connect(on_got_request_exception, app)
     app.do_teardown_request = _watch_teardown(app)  # type: ignore[method-assign]
@@ -145,20 +170,19 @@ def _place(app: Flask) -> None:
     watch = app.__dict__.get("handle_user_exception")
     if watch is None or watch is not state.watch:
         state.watch = app.handle_user_exception = ExceptionWatch(app, watch)  # type: ignore[assignment,method-assign]
-    _move(app.after_request_funcs[None], settle_request, 0)
-    if settle_torn_down_context in app.teardown_appcontext_funcs:
-        _move(app.teardown_appcontext_funcs, settle_torn_down_context, -1)
+    # Another thread may be walking through the old lists: they stay as they are.
+    functions = app.after_request_funcs[None]
+    if functions[:1] != [settle_request]:
+        others = [function for function in functions if function is not settle_request]
+        app.after_request_funcs[None] = [settle_request, *others]
+    ours = settle_torn_down_context
+    if ours in app.teardown_appcontext_funcs and app.teardown_appcontext_funcs[-1] is not ours:
+        others = [function for function in app.teardown_appcontext_funcs if function is not ours]
+        app.teardown_appcontext_funcs = [*others, ours]
     after = app.after_request_funcs
     state.others_come_after = len(after) > 1 or len(after[None]) > 1
     # Once it has answered a request, Flask lets nobody register anything more.
     state.placed = app._got_first_request
-
-
-def _move(functions: list[Any], ours: Any, position: int) -> None:
-    if not functions or functions[position] is not ours:
-        if ours in functions:
-            functions.remove(ours)
-        functions.insert(position if position == 0 else len(functions), ours)
 
 
 def _watch_contexts(app: Flask, app_context: Any) -> None:

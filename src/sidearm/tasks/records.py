@@ -63,7 +63,7 @@ class Record:
     Attributes:
         task: The task's name: the endpoint of a request, a command's name, or the name given.
         kind: ``"request"``, ``"command"``, ``"context"`` or ``"task"``.
-        round: ``"work"``, ``"body"``, ``"error page"`` or ``"callback"``.
+        round: ``"work"``, ``"body"``, ``"error page"``, ``"callback"`` or ``"teardown"``.
         endpoint, url_rule, method: Of the request, if there is one.
         status: The response's status, if the round ended in one.
         committed: Whether the round's work was kept.

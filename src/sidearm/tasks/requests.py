@@ -10,6 +10,7 @@ every exception that leaves a view, also those that an error handler turns into 
 from __future__ import annotations
 
 import functools
+import logging
 import weakref
 from collections.abc import Callable
 from time import time
@@ -21,18 +22,21 @@ from werkzeug.exceptions import InternalServerError
 
 from . import outcome
 from .bodies import StreamedBody, is_streamed
-from .context import TASK, begin_request, note_route
+from .context import ANSWERED, TASK, begin_request, inherited, note_route
 from .late import run_at_close, run_late
 from .outcome import Decision
 from .records import keep
 from .state import TaskState, state_of
-from .task import OPEN, Task, combine
+from .task import CLOSED, OPEN, Task, combine
+
+logger = logging.getLogger("sidearm.tasks")
 
 #: Where a snapshot of headers hangs on a request context.
 _HEADERS = "_sidearm_headers"
 
 
-def settle_request(response: Response) -> Response:
+# Every request comes by: a call for each step would cost more than the step.
+def settle_request(response: Response) -> Response:  # noqa: C901
     """Settle the request's task: the ``after_request`` function that runs last."""
     request_context: Any = _cv_request.get()
     task: Task | None = getattr(request_context, TASK, None)
@@ -44,14 +48,14 @@ def settle_request(response: Response) -> Response:
             return response
         task = begin_request(request_context)
     round_ = task.round
-    if round_.state is not OPEN:  # after_request functions run again for an error page
+    if round_.state is not OPEN:  # an after_request function called another one by hand
         return response
     note_route(task, request_context)
     facts = task.facts
     facts[0] = response.status_code
     state: TaskState = task.state
     decision = round_.decided
-    if decision is None:
+    if decision is None or (decision.commit and task.doomed is not None):
         if not task.spoke and state.rule is None:
             decision = state.decide(facts[0])
         else:
@@ -66,8 +70,10 @@ def settle_request(response: Response) -> Response:
     if errors:
         response = _commit_failed(task.app, request_context, task, response, errors)
         decision = Decision(False, "its commit failed")
+    if not decision.commit:
+        task.failed = inherited(decision)
     if streams and is_streamed(response):
-        response.response = StreamedBody(task, response.response, decision)
+        response.response = StreamedBody(task, response.response)
     if streams or task.late:
         run_at_close(task, response)
     return response
@@ -79,8 +85,9 @@ def _record_untouched(request_context: Any, response: Response) -> None:
     request = request_context.request
     status = response.status_code
     facts = [status, None, "request", request.url_rule, request.method]
-    entry = (facts, "work", state.decide(status), (), (), (), (), 0, 0, time())
-    keep(entry, state.records, app)
+    decision = state.decide(status)
+    setattr(request_context, ANSWERED, decision)
+    keep((facts, "work", decision, (), (), (), (), 0, 0, time()), state.records, app)
 
 
 def _commit_failed(
@@ -96,9 +103,13 @@ def _commit_failed(
         BaseException: Where the application wants errors to propagate, or if it is none that a
             handler may see.
     """
-    # What the failed work put into the session must not leave.
-    _reopen_session(app, request_context)
     task.new_round("error page", decided=Decision(False, "the commit before it failed"))
+    # What the failed work put into the session must not leave.
+    try:
+        _reopen_session(app, request_context)
+    except Exception as exc:
+        logger.exception("Task %r: the session could not be opened again.", task.name)
+        errors.append(exc)
     original = getattr(request_context, _HEADERS, None)
     answer = app.make_response(_answer_for(app, errors))
     response.close()
@@ -232,13 +243,18 @@ def exception_left(app: Flask, exc: BaseException) -> list[BaseException]:
     task: Task | None = getattr(request_context, TASK, None)
     if task is None:
         task = begin_request(request_context)
+        if ANSWERED in request_context.__dict__:
+            task.round.settle(request_context.__dict__[ANSWERED])
     round_ = task.round
-    if round_.state is not OPEN or round_.cause == id(exc):
+    note_route(task, request_context)
+    if round_.state is CLOSED or round_.kind == "teardown":
+        # The answer failed after its work was settled: while the session was saved, for one.
+        return _begin_error_page(task, exc)
+    if round_.state is not OPEN or round_.cause is exc:
         return []
     if round_.decided is not None and not round_.decided.commit:
         return []
-    round_.cause = id(exc)
-    note_route(task, request_context)
+    round_.cause = exc
     decision = outcome.by_exception(exc, task, state.rule, state.fail_statuses)
     if decision is None or decision.commit:
         round_.decided = decision
@@ -248,7 +264,21 @@ def exception_left(app: Flask, exc: BaseException) -> list[BaseException]:
     return errors
 
 
+def _begin_error_page(task: Task, exc: BaseException) -> list[BaseException]:
+    decision = Decision(False, f"exception {type(exc).__qualname__} after it had settled")
+    errors = task.round.settle(decision)
+    reopened = task.state.reopen(task)
+    if reopened is not None:
+        reopened.kind, reopened.decided = "error page", decision
+    return errors
+
+
 def on_got_request_exception(app: Flask, exception: BaseException, **_: Any) -> None:
     """See exceptions that were raised outside the view: in conversion or ``after_request``."""
-    if "sidearm" in app.extensions:
-        exception_left(app, exception)
+    if "sidearm" not in app.extensions:
+        return
+    errors = exception_left(app, exception)
+    for error in errors:
+        if not isinstance(error, Exception):
+            raise combine(errors)
+        exception.add_note(f"While rolling back, also: {type(error).__qualname__}: {error}")

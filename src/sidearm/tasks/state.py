@@ -16,7 +16,7 @@ from .records import Records
 if TYPE_CHECKING:
     from flask.ctx import AppContext
 
-    from .task import Task
+    from .task import Round, Task
 
 #: Every application that has Sidearm, for what works without a context.
 apps: weakref.WeakSet[Flask] = weakref.WeakSet()
@@ -36,6 +36,7 @@ class TaskState:
         watch: What stands in the place of ``app.handle_user_exception``.
         run_late: Runs what waited for the end of a task's response.
         watch_contexts: Sees to it that the end of an application context is seen, too.
+        reopen: Gives a task that has settled another round, if something will settle that.
     """
 
     def __init__(self, fail_statuses: Any, record_count: int) -> None:
@@ -50,6 +51,7 @@ class TaskState:
         self.watch: object = None
         self.run_late: Callable[[Task], None]
         self.watch_contexts: Callable[[Flask, AppContext], None]
+        self.reopen: Callable[[Task], Round | None]
 
     def decide(self, status: int) -> outcome.Decision:
         """The decision that a status makes where nothing else does."""

@@ -12,7 +12,7 @@ contexts nor any database; ``context`` drives it and ``resources`` give it claim
 from __future__ import annotations
 
 import logging
-from _thread import RLock
+from _thread import RLock, allocate_lock
 from collections import deque
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
@@ -41,6 +41,10 @@ CLOSED = "closed"
 
 _NONE: frozenset[Any] = frozenset()
 
+#: Held for the moment in which a round stops to take claims and calls, or takes one. One for all:
+#: nothing that waits, and nothing of anybody else's, happens under it.
+_moment = allocate_lock()
+
 #: From each state of a round to those that may follow. The docs' picture is drawn from it.
 STATES: dict[str, tuple[str, ...]] = {
     OPEN: (COMMITTING, ROLLING_BACK),
@@ -64,6 +68,9 @@ class Task:
         doomed, kept, commit_on: What its code said about its outcome.
         spoke: Whether it said anything.
         late: What waits for the end of the response: the call, the callback, and where it is from.
+        failed: Why its later rounds are rolled back, once its work was.
+        body: What the body of its response does, while that is being made and sent.
+        torn_down: Which push of its context has been torn down for good.
     """
 
     # Class attributes stand for what most tasks leave as it is: each request makes a task.
@@ -72,6 +79,9 @@ class Task:
     doomed: str | None = None
     kept = False
     commit_on: frozenset[int] = _NONE
+    failed: Decision | None = None
+    body: str | None = None
+    torn_down: object = None
 
     def __init__(self, app: Any, state: Any, facts: Facts) -> None:
         self.app = app
@@ -114,6 +124,9 @@ class Task:
             TaskSettled: The task's outcome is already decided.
         """
         self._still_undecided("keep()")
+        decided = self.round.decided
+        if self.round.kind == "error page" and decided is not None and not decided.commit:
+            self._too_late("keep()")  # an error handler: what the view did is rolled back
         self.spoke = True
         self.kept = True
 
@@ -148,9 +161,13 @@ class Task:
             round_ = self.require_open_round(held.call)
         if round_.follows:
             round_.belong(held)
-        if held.on != "commit":
-            round_.mirrors = True
-        round_.held.append(held)
+        with _moment:
+            if round_.state is OPEN:
+                if held.on != "commit":
+                    round_.mirrors = True
+                round_.held.append(held)
+                return
+        self._too_late(held.call)  # it has settled since: another thread shares the task
 
     def claim(self, resource: Resource) -> Any:
         """The value of a resource, claimed on its first use in the current round.
@@ -173,7 +190,9 @@ class Task:
     def open_round(self) -> Round | None:
         """The round that takes claims and calls just now.
 
-        A callback's round is made here, on its first use: most callbacks need none.
+        A callback's round is made here, on its first use: most callbacks need none. So is that
+        of what runs between the settling and the end of the context: the session being saved,
+        teardown functions, a second generator of a body.
 
         Returns:
             The round, or ``None`` if the outcome is already decided.
@@ -181,6 +200,9 @@ class Task:
         round_ = self.round
         if round_.state is OPEN:
             return round_
+        if round_.state is CLOSED:
+            reopened: Round | None = self.state.reopen(self)
+            return reopened
         if not round_.calling:
             return None
         with self.lock:
@@ -232,7 +254,7 @@ class Task:
         """Begin the next round; the one before must have settled.
 
         Args:
-            kind: ``"error page"`` or ``"body"``.
+            kind: ``"error page"``, ``"body"`` or ``"teardown"``.
             decided: The decision that this round inherits: it is rolled back whatever it does.
 
         Returns:
@@ -244,7 +266,7 @@ class Task:
         return self.round
 
     def _still_undecided(self, what: str) -> None:
-        if self.round.state is not OPEN or self.round.kind == "callback":
+        if self.round.state is not OPEN or self.round.kind in ("callback", "teardown"):
             self._too_late(what)
 
     def _too_late(self, what: str) -> NoReturn:
@@ -280,7 +302,7 @@ class Round:
     # Class attributes stand for what most rounds leave as it is.
     kind = "work"
     began = 0  # a reading of time.monotonic_ns()
-    cause = 0  # the id() of the exception that was decided about
+    cause: BaseException | None = None  # the exception that was decided about
     calling = False
     follows = False
     mirrors = False
@@ -310,30 +332,47 @@ class Round:
 
     def claim(self, resource: Resource) -> Claim:
         """Claim a resource on its first use in this round."""
-        with self.task.lock:
+        task = self.task
+        with task.lock:
             claim = self.claims.get(resource)
             if claim is not None:  # another thread that shares the task was faster
                 return claim
             if self.state is not OPEN:
-                self.task._too_late(resource.name)
+                task._too_late(resource.name)
             if self.parent is not None:
                 claim = self._parents_claim(resource)
             if claim is None:
                 if not self.began:
                     self.began = monotonic_ns()
                 claim = resource.claim()
-            self.claims[resource] = claim
-            claim.round = self
-            if claim.tells:
-                self.follows = True
+                with _moment:
+                    if self.state is OPEN:
+                        self._take(claim)
+                        return claim
+                # It has settled since: another thread shares the task.
+                self._give_back(claim)
+                task._too_late(resource.name)
+            self._take(claim)
             return claim
+
+    def _take(self, claim: Claim) -> None:
+        self.claims[claim.resource] = claim
+        claim.round = self
+        if claim.tells:
+            self.follows = True
+
+    def _give_back(self, claim: Claim) -> None:
+        """Undo a claim that came too late for its round to settle it."""
+        for step in (claim.rollback, claim.release):
+            try:
+                step()
+            except BaseException:
+                logger.exception("%s, claimed too late, failed.", claim.resource.name)
 
     def use(self, claim: Claim) -> None:
         """Take a claim into this round that was found open, or that a callback worked on."""
         self.began = self.began or monotonic_ns()
-        self.claims[claim.resource] = claim
-        self.follows = self.follows or claim.tells
-        claim.round = self
+        self._take(claim)
 
     def belong(self, held: Held) -> None:
         """Find out to which transactions a call belongs that is about to be held."""
@@ -372,6 +411,9 @@ class Round:
         Args:
             transaction: Which.
             how: ``"commit"``, ``"rollback"`` or ``"close"`` (neither was called).
+
+        Raises:
+            BaseException: A callback raised one that is no ``Exception``.
         """
         transaction.open = False
         if self.state is not OPEN:
@@ -380,11 +422,11 @@ class Round:
             how = "rollback"  # closing a session that has only read loses nothing
         ready = [held for held in self.held[:] if self._frees(held, transaction, how)]
         if not self._anything_open(but=transaction.claim):
-            saved = [held for held in self.held if held.on == "commit" and held.saved]
-            self.held = [held for held in self.held if held not in saved]
+            with _moment:
+                saved = [held for held in self.held if held.on == "commit" and held.saved]
+                self.held = [held for held in self.held if held not in saved]
             ready += saved
-        if ready:
-            self._leave(ready)
+        self.let_go(ready)
 
     def _frees(self, held: Held, transaction: Transaction, how: str) -> bool:
         """Whether the end of a transaction lets a held call leave now; it may drop it instead."""
@@ -425,13 +467,14 @@ class Round:
             BaseException: A callback raised one that is no ``Exception`` (it is raised when
                 everything else is done).
         """
-        if self.state is not OPEN:
-            return []
+        with _moment:
+            if self.state is not OPEN:
+                return []
+            self.state = COMMITTING if decision.commit else ROLLING_BACK
+            claims = list(self.claims.values())
         errors: list[BaseException] = []
-        claims = list(self.claims.values())
         own = [claim for claim in claims if claim not in self.foreign] if self.foreign else claims
         if decision.commit:
-            self.state = COMMITTING
             for claim in own:
                 if claim.explicit and not (self.kind == "callback" and claim.unsaved()):
                     claim.outcome = "left to the application"
@@ -446,7 +489,6 @@ class Round:
                 claim.seconds = perf_counter() - began
                 claim.outcome = "committed"
         else:
-            self.state = ROLLING_BACK
             self._roll_back(own, errors)
         self.state = LEAVING
         fatal = self._let_leave(decision) if self.held else None
@@ -465,6 +507,8 @@ class Round:
         # A round that is over holds nothing, so that its task is freed with its last reference.
         self.claims = {}
         self.parent = None
+        if self.cause is not None:
+            self.cause = None
         del self.task
         if fatal is not None:
             if errors:
@@ -607,8 +651,9 @@ class Round:
             What waited for just this.
         """
         known = set(map(id, before))
-        since = [held for held in self.held if id(held) not in known]
-        self.held = [held for held in self.held if id(held) in known]
+        with _moment:
+            since = [held for held in self.held if id(held) not in known]
+            self.held = [held for held in self.held if id(held) in known]
         for held in since:
             if held.on == "commit":
                 self._drop(held, reason)

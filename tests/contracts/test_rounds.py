@@ -1,0 +1,751 @@
+"""Contract T9 at its edges: what runs after the settling, and threads that share a task."""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import threading
+from contextlib import closing
+from itertools import chain
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from flask import Flask, Response, request_finished, stream_with_context
+from flask.sessions import SecureCookieSessionInterface
+
+from sidearm import (
+    OutsideTask,
+    Sidearm,
+    TaskSettled,
+    after_commit,
+    after_response,
+    current_task,
+)
+from sidearm.tasks import context
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+PATIENCE = 30.0  # seconds
+
+
+class Broken(Exception):
+    """What the application raises here."""
+
+
+class Killed(BaseException):
+    """What ends a request from outside."""
+
+
+class Sessions(SecureCookieSessionInterface):
+    """Sessions that do something of the test's when they are opened or saved."""
+
+    def __init__(self) -> None:
+        self.on_open: Callable[[], Any] = lambda: None
+        self.on_save: Callable[[], Any] = lambda: None
+
+    def open_session(self, *args: Any) -> Any:
+        self.on_open()
+        return super().open_session(*args)
+
+    def save_session(self, *args: Any) -> None:
+        self.on_save()
+        super().save_session(*args)
+
+
+@pytest.fixture
+def sessions(app: Flask) -> Sessions:
+    """The session interface of :func:`app`."""
+    app.secret_key = "only for tests"
+    app.session_interface = sessions = Sessions()
+    return sessions
+
+
+def run_in_thread(call: Callable[[], Any]) -> threading.Thread:
+    """Start a thread that carries the context along, as asgiref's do."""
+    thread = threading.Thread(target=contextvars.copy_context().run, args=(call,))
+    thread.start()
+    return thread
+
+
+def join(thread: threading.Thread) -> None:
+    """Wait for a thread's end."""
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+def raise_(exception: BaseException) -> None:
+    """Raise, in an expression."""
+    raise exception
+
+
+# -- between the settling and the end of the context
+
+
+@pytest.mark.parametrize("where", ["save_session", "request_finished"])
+@pytest.mark.parametrize("claims", [True, False])
+def test_t8_t9_an_error_after_the_settling_has_its_page_and_its_callbacks(
+    handled: Flask, ledger: Any, serve: Any, sessions: Sessions, where: str, claims: bool
+) -> None:
+    """The 500 handler may claim, for a round that is rolled back; ``after_response`` is kept."""
+    thing, again = ledger.resource("thing"), ledger.resource("again")
+    ran: list[str] = []
+
+    def view() -> str:
+        if claims:
+            thing()
+            after_response(lambda: ran.append("after_response"))
+        return "ok"
+
+    @handled.errorhandler(500)
+    def page(_: Any) -> tuple[str, int]:
+        again()
+        sessions.on_save = lambda: None
+        return "the page", 500
+
+    serve(view)
+    broken = Broken("on its way")
+    if where == "save_session":
+        sessions.on_save = lambda: raise_(broken)
+        answer = handled.test_client().get("/", buffered=True)
+    else:
+        times = iter([lambda: raise_(broken)])
+        with request_finished.connected_to(lambda *_, **__: next(times, lambda: None)(), handled):
+            answer = handled.test_client().get("/", buffered=True)
+    assert (answer.status_code, answer.text) == (500, "the page")
+    work = ["claim thing", "commit thing", "release thing"] if claims else []
+    assert ledger.lines == [*work, "claim again", "rollback again", "release again"]
+    assert ran == (["after_response"] if claims else [])
+
+
+def test_t8_after_response_outlives_a_base_exception_after_the_settling(
+    app: Flask, ledger: Any, serve: Any, sessions: Sessions
+) -> None:
+    """There is no response then: what was committed is followed by what belongs to it."""
+    thing = ledger.resource("thing")
+    ran: list[str] = []
+
+    def view() -> str:
+        thing()
+        after_response(lambda: ran.append("after_response"))
+        return "ok"
+
+    serve(view)
+    sessions.on_save = lambda: raise_(Killed())
+    with pytest.raises(Killed):
+        app.test_client().get("/")
+    assert ran == ["after_response"]
+    assert ledger.lines == ["claim thing", "commit thing", "release thing"]
+
+
+@pytest.mark.parametrize("status", [200, 404])
+@pytest.mark.parametrize("claims", [True, False])
+@pytest.mark.parametrize("where", ["save_session", "teardown_request", "teardown, blueprint's"])
+def test_t9_what_runs_after_the_settling_has_a_round_of_its_own(
+    app: Flask,
+    ledger: Any,
+    serve: Any,
+    sessions: Sessions,
+    where: str,
+    claims: bool,
+    status: int,
+    captured: Any,
+) -> None:
+    """Whatever the view did; its outcome is the request's."""
+    thing, late = ledger.resource("thing"), ledger.resource("late")
+
+    def view() -> tuple[str, int]:
+        if claims:
+            thing()
+        return "answer", status
+
+    serve(view)
+    if where == "save_session":
+        sessions.on_save = late
+    elif where == "teardown_request":
+        app.teardown_request(lambda _: late() and None)
+    else:
+        app.teardown_request_funcs.setdefault(None, []).insert(0, lambda _: late() and None)
+    assert app.test_client().get("/").status_code == status
+    end = "commit" if status == 200 else "rollback"
+    work = [f"claim thing|{end} thing|release thing"] if claims else []
+    assert "|".join(ledger.lines) == "|".join([*work, f"claim late|{end} late|release late"])
+    assert [record.round for record in captured.records] == ["work", "teardown"]
+
+
+def test_t9_a_teardown_that_cannot_be_saved_is_logged(
+    app: Flask, ledger: Any, serve: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The response tells of the view's work, which is saved; no teardown function is skipped."""
+    late = ledger.resource("late", commit=Broken("the disk is full"))
+    ran: list[str] = []
+    serve(lambda: "ok", endpoint="view")
+    app.teardown_request(lambda _: ran.append("first"))
+    app.teardown_request(lambda _: late() and None)
+    assert app.test_client().get("/").text == "ok"
+    assert ran == ["first"]
+    assert ledger.lines == ["claim late", "commit late", "rollback late", "release late"]
+    assert any("the disk is full" in str(record.exc_info) for record in caplog.records)
+
+
+def test_t9_a_claim_in_a_late_teardown_that_fails_runs_no_function_twice(
+    app: Flask, ledger: Any, arm: Sidearm
+) -> None:
+    """What another teardown function claimed settles when all of them have run."""
+    thing = ledger.resource("thing", commit=Broken("too late"))
+    ran: list[str] = []
+    app.teardown_appcontext(lambda _: ran.append("last"))
+    app.teardown_appcontext(lambda _: thing() and None)
+    app.teardown_appcontext(lambda _: ran.append("first"))
+    with pytest.raises(Broken), app.app_context():
+        pass
+    assert ran == ["first", "last"]
+    assert ledger.lines == ["claim thing", "commit thing", "rollback thing", "release thing"]
+
+
+@pytest.mark.parametrize("kind", ["app_context", "request context"])
+def test_t9_a_context_that_is_pushed_again_has_a_round_again(
+    app: Flask, ledger: Any, kind: str
+) -> None:
+    """Each push that tears down settles what was claimed in it."""
+    thing = ledger.resource("thing")
+    pushed = app.app_context() if kind == "app_context" else app.test_request_context()
+    for _ in range(3):
+        ledger.lines.clear()
+        with pushed:
+            thing()
+            after_commit(lambda: ledger.lines.append("callback"))
+        assert ledger.lines == ["claim thing", "commit thing", "callback", "release thing"]
+
+
+def test_t2_t9_a_thread_that_carries_a_context_beyond_its_end_claims_nothing(
+    app: Flask, ledger: Any, serve: Any
+) -> None:
+    """Nothing would settle it: an error, whether the request had a task or not."""
+    thing = ledger.resource("thing")
+    errors: list[BaseException] = []
+    over = threading.Event()
+    threads: list[threading.Thread] = []
+
+    def work() -> None:
+        assert over.wait(PATIENCE)
+        for _ in range(2):
+            try:
+                thing()
+            except (OutsideTask, TaskSettled) as error:
+                errors.append(error)
+
+    def idle() -> str:
+        threads.append(run_in_thread(work))
+        return "ok"
+
+    def busy() -> str:
+        thing()
+        return idle()
+
+    serve(idle, "/idle")
+    serve(busy, "/busy")
+    app.test_client().get("/idle")
+    app.test_client().get("/busy")
+    with app.app_context():
+        threads.append(run_in_thread(work))
+    over.set()
+    for thread in threads:
+        join(thread)
+    assert len(errors) == 6
+    assert ledger.lines == ["claim thing", "commit thing", "release thing"]
+
+
+# -- error handlers, and what the code says of its outcome
+
+
+def test_t4_doom_after_an_exception_that_commits(
+    handled: Flask, ledger: Any, serve: Any, captured: Any
+) -> None:
+    """An error handler that dooms is heard, also where ``keep()`` was said."""
+    thing = ledger.resource("thing")
+
+    def view() -> None:
+        thing()
+        current_task.keep()
+        raise Broken
+
+    @handled.errorhandler(Broken)
+    def page(_: Broken) -> str:
+        current_task.doom("the handler knows better")
+        return "page"
+
+    serve(view)
+    assert handled.test_client().get("/").text == "page"
+    assert ledger.lines == ["claim thing", "rollback thing", "release thing"]
+    assert captured.records[-1].decided_by == "doomed: the handler knows better"
+
+
+def test_t4_doom_after_an_exception_that_commits_in_a_request_pushed_by_hand(
+    app: Flask, ledger: Any
+) -> None:
+    """The same where no response decides."""
+    thing = ledger.resource("thing")
+    with app.test_request_context():
+        thing()
+        current_task.keep()
+        try:
+            raise Broken
+        except Broken as broken:
+            with pytest.raises(Broken):
+                app.handle_user_exception(broken)
+        current_task.doom("after all")
+    assert ledger.lines == ["claim thing", "rollback thing", "release thing"]
+
+
+def test_t4_keep_in_an_error_handler_comes_too_late(
+    handled: Flask, ledger: Any, serve: Any
+) -> None:
+    """What the view did is rolled back by then: silence would be a lie."""
+    thing = ledger.resource("thing")
+    errors: list[str] = []
+
+    def view() -> None:
+        thing()
+        raise Broken
+
+    @handled.errorhandler(Broken)
+    def page(_: Broken) -> str:
+        try:
+            current_task.keep()
+        except TaskSettled as error:
+            errors.append(str(error))
+        return "page"
+
+    serve(view)
+    handled.test_client().get("/")
+    assert ledger.lines == ["claim thing", "rollback thing", "release thing"]
+    assert len(errors) == 1
+    assert "keep()" in errors[0]
+
+
+def test_t5_a_session_that_claims_hides_no_failed_commit(
+    handled: Flask, ledger: Any, serve: Any, sessions: Sessions
+) -> None:
+    """The session is opened again for the error page, in the page's round."""
+    thing = ledger.resource("thing", commit=Broken("the disk is full"))
+    store = ledger.resource("store")
+    sessions.on_open = store
+
+    def view() -> str:
+        thing()
+        return "ok"
+
+    @handled.errorhandler(Broken)
+    def page(error: Broken) -> tuple[str, int]:
+        return f"not saved: {error}", 503
+
+    serve(view)
+    answer = handled.test_client().get("/")
+    assert (answer.status_code, answer.text) == (503, "not saved: the disk is full")
+    assert ledger.count("claim") == ledger.count("release") == 3
+
+
+def test_t5_a_session_that_cannot_be_opened_again_hides_no_failed_commit(
+    handled: Flask, ledger: Any, serve: Any, sessions: Sessions
+) -> None:
+    """Both are told; the commit's error chooses the handler."""
+    thing = ledger.resource("thing", commit=Broken("the disk is full"))
+
+    def view() -> str:
+        thing()
+        sessions.on_open = lambda: raise_(OSError("no sessions"))
+        return "ok"
+
+    @handled.errorhandler(Broken)
+    def page(error: Broken) -> tuple[str, int]:
+        return f"not saved: {error}; {error.__notes__}", 503
+
+    serve(view)
+    answer = handled.test_client().get("/")
+    assert answer.status_code == 503
+    assert "no sessions" in answer.text
+
+
+def test_t3_a_rollback_that_fails_after_an_exception_in_after_request_is_told(
+    handled: Flask, ledger: Any, serve: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The error page's original exception carries it."""
+    thing = ledger.resource("thing", rollback=OSError("the cable is cut"))
+    told: list[Any] = []
+
+    def view() -> str:
+        thing()
+        return "ok"
+
+    @handled.after_request
+    def fail_once(response: Response) -> Response:
+        if not told:
+            raise Broken
+        return response
+
+    @handled.errorhandler(500)
+    def page(error: Any) -> tuple[str, int]:
+        told.append(error.original_exception)
+        return "page", 500
+
+    serve(view)
+    assert handled.test_client().get("/").text == "page"
+    [broken] = told
+    assert isinstance(broken, Broken)
+    assert "the cable is cut" in broken.__notes__[0]
+    assert ledger.lines == ["claim thing", "rollback thing", "release thing"]
+
+
+def test_t3_a_base_exception_of_a_callback_at_a_commit_by_hand_is_raised(
+    app: Flask, make: Any
+) -> None:
+    """A worker's time limit is not swallowed; what was committed is, and so are later callbacks."""
+    store = make("session", "explicit")
+    ran: list[str] = []
+    with pytest.raises(Killed), app.app_context():
+        store.write("kept")
+        after_commit(lambda: raise_(Killed()))
+        after_commit(lambda: ran.append("later"))
+        store.commit()
+    assert ran == ["later"]
+    assert store.saved() == ["kept"]
+    assert store.out() == 0
+
+
+# -- streamed bodies
+
+
+def test_t6_two_generators_in_one_body_have_a_round_each(
+    app: Flask, ledger: Any, serve: Any
+) -> None:
+    """Flask leaves the contexts at the end of each."""
+    thing = ledger.resource("thing")
+
+    def piece(text: str) -> Iterator[str]:
+        thing()
+        ledger.lines.append(text)
+        yield text
+
+    def view() -> Response:
+        first = stream_with_context(piece("first"))
+        return Response(chain(first, stream_with_context(piece("second"))))
+
+    serve(view)
+    assert app.test_client().get("/").text == "firstsecond"
+    assert ledger.count("claim") == ledger.count("commit") == ledger.count("release")
+    assert ledger.lines[-1] == "release thing"
+    assert ledger.count("rollback") == 0
+
+
+def test_t6_the_second_generator_of_a_body_rolls_back_alone(
+    app: Flask, ledger: Any, serve: Any
+) -> None:
+    """If it raises, what the first one did is saved already, where Flask tore down between."""
+    thing = ledger.resource("thing")
+
+    def fail() -> Iterator[str]:
+        thing()
+        yield "half"
+        raise Broken
+
+    def view() -> Response:
+        return Response(stream_with_context(fail()))
+
+    def chained() -> Response:
+        return Response(chain(["start"], stream_with_context(fail())))
+
+    serve(view, "/one")
+    serve(chained, "/two")
+    for path in ("/one", "/two"):
+        ledger.lines.clear()
+        with pytest.raises(Broken):
+            app.test_client().get(path, buffered=True)
+        assert ledger.lines == ["claim thing", "rollback thing", "release thing"]
+
+
+def test_t6_a_body_that_a_client_block_leaves_half_read_is_abandoned(
+    app: Flask, ledger: Any, serve: Any, captured: Any
+) -> None:
+    """It has not come to its end, whatever Flask's teardown says."""
+    thing = ledger.resource("thing")
+
+    def body() -> Iterator[str]:
+        thing()
+        yield "one"
+        yield "two"
+
+    serve(lambda: Response(stream_with_context(body())), endpoint="view")
+    with app.test_client() as client:
+        response = client.get("/")
+        assert next(response.iter_encoded()) == b"one"
+    response.close()
+    assert ledger.lines == ["claim thing", "rollback thing", "release thing"]
+    assert captured.records[-1].decided_by == "the body was abandoned"
+
+
+# -- threads that share a task
+
+
+def test_tx_05_a_claim_under_way_while_the_task_settles_is_given_back(
+    app: Flask, arm: Sidearm, serve: Any
+) -> None:
+    """The thread gets an error; the request does not wait, and nothing stays open."""
+    lines: list[str] = []
+    claiming, answered = threading.Event(), threading.Event()
+    errors: list[BaseException] = []
+    threads: list[threading.Thread] = []
+
+    class Slow:
+        def rollback(self) -> None:
+            lines.append("rollback")
+
+        def commit(self) -> None:
+            lines.append("commit")
+
+    @arm.resource
+    def slow() -> Iterator[Slow]:
+        claiming.set()
+        assert answered.wait(PATIENCE)
+        try:
+            yield Slow()
+        finally:
+            lines.append("release")
+
+    def claim() -> None:
+        try:
+            slow()
+        except RuntimeError as error:
+            errors.append(error)
+
+    def view() -> str:
+        assert current_task.name == "view"
+        threads.append(run_in_thread(claim))
+        assert claiming.wait(PATIENCE)
+        return "ok"
+
+    serve(view)
+    assert app.test_client().get("/").text == "ok"
+    answered.set()
+    join(threads[0])
+    assert lines == ["rollback", "release"]
+    [error] = errors
+    assert isinstance(error, TaskSettled)
+    assert "slow" in str(error)
+
+
+@pytest.mark.parametrize("kind", ["request", "context"])
+def test_t1_two_threads_that_begin_one_task_share_it(
+    app: Flask, ledger: Any, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Both find none and make one: one of them wins, and one claim is shared."""
+    thing = ledger.resource("thing")
+    together = threading.Barrier(2, timeout=PATIENCE)
+    real = context.Task
+
+    def slowly(*args: Any) -> Any:
+        together.wait()
+        return real(*args)
+
+    values: list[Any] = []
+    pushed = app.test_request_context() if kind == "request" else app.app_context()
+    with pushed:
+        monkeypatch.setattr(context, "Task", slowly)
+        threads = [run_in_thread(lambda: values.append(thing())) for _ in range(2)]
+        for thread in threads:
+            join(thread)
+        monkeypatch.undo()
+    assert len(values) == 2
+    assert values[0] is values[1]
+    assert ledger.lines == ["claim thing", "commit thing", "release thing"]
+
+
+def test_t1_threads_may_share_a_block(app: Flask, arm: Sidearm, ledger: Any) -> None:
+    """Each entering is a task of its own, however they are left."""
+    thing = ledger.resource("thing")
+    block = arm.task("import")
+    turns = [threading.Event() for _ in range(4)]
+    failed: list[BaseException] = []
+
+    def first() -> None:
+        with block:
+            thing()
+            turns[0].set()
+            assert turns[1].wait(PATIENCE)
+        turns[2].set()
+
+    def second() -> None:
+        assert turns[0].wait(PATIENCE)
+        try:
+            with block:
+                thing()
+                turns[1].set()
+                assert turns[2].wait(PATIENCE)
+                raise Broken
+        except Broken as broken:
+            failed.append(broken)
+
+    threads = [run_in_thread(first), run_in_thread(second)]
+    for thread in threads:
+        join(thread)
+    assert len(failed) == 1
+    assert ledger.of("commit", "rollback", "release") == [
+        "commit thing",
+        "release thing",
+        "rollback thing",
+        "release thing",
+    ]
+
+
+# -- sessions of SQLAlchemy
+
+
+def test_t12_one_database_object_serves_several_applications(tmp_path: Any) -> None:
+    """Each has a Sidearm of its own, and each one's writes are saved."""
+    from flask_sqlalchemy import SQLAlchemy
+
+    db = SQLAlchemy()
+
+    class Note(db.Model):  # type: ignore[misc, name-defined]
+        id = db.Column(db.Integer, primary_key=True)
+        text = db.Column(db.String)
+
+    applications = []
+    for name in ("one", "two"):
+        app = Flask(name)
+        app.config["SQLALCHEMY_DATABASE_URI"] = f"sqlite:///{tmp_path / name}.db"
+        arm = Sidearm(app)
+        arm.use(db, commit="task")
+        db.init_app(app)
+        with app.app_context():
+            db.create_all()
+
+        @app.get("/")
+        def view() -> str:
+            db.session.add(Note(text="saved"))
+            return "ok"
+
+        applications.append(app)
+    for app in applications:
+        assert app.test_client().get("/").text == "ok"
+    for app in applications:
+        with app.app_context():
+            assert db.session.scalars(db.select(Note.text)).all() == ["saved"]
+            db.engine.dispose()
+
+
+@pytest.fixture
+def scoped(arm: Sidearm, make: Any) -> Iterator[Any]:
+    """A scoped session that the task commits, its sessionmaker, and a class."""
+    from sqlalchemy.orm import scoped_session, sessionmaker
+
+    store = make("session")
+    store.factory = sessionmaker(store.engine)
+    store.session = scoped_session(store.factory)
+    arm.use(store.session)
+    yield store
+    store.session.remove()
+
+
+def test_t12_a_session_made_beside_a_scoped_one_is_the_applications_own(
+    app: Flask, scoped: Any, serve: Any
+) -> None:
+    """It is not taken for the scoped one, whose writes would then be lost."""
+
+    def view() -> str:
+        with closing(scoped.factory()) as own:
+            assert own.query(scoped.Note).count() == 0
+        scoped.session.add(scoped.Note(text="saved"))
+        return "ok"
+
+    serve(view)
+    assert app.test_client().get("/").text == "ok"
+    assert scoped.saved() == ["saved"]
+    assert scoped.out() == 0
+
+
+@pytest.mark.parametrize("where", ["save_session", "teardown_request"])
+def test_t3_t10_a_scoped_session_that_is_used_after_the_settling_goes_back(
+    app: Flask, scoped: Any, serve: Any, sessions: Sessions, where: str
+) -> None:
+    """No connection is kept until the thread's next request."""
+
+    def read(*_: Any) -> None:
+        scoped.session.query(scoped.Note).count()
+
+    def view() -> str:
+        scoped.session.add(scoped.Note(text="saved"))
+        return "ok"
+
+    serve(view)
+    if where == "save_session":
+        sessions.on_save = read
+    else:
+        app.teardown_request(read)
+    assert app.test_client().get("/").text == "ok"
+    assert scoped.saved() == ["saved"]
+    assert scoped.out() == 0
+
+
+def test_t1_an_inner_task_whose_teardown_raises_gives_the_outer_session_back(
+    app: Flask, arm: Sidearm, scoped: Any, serve: Any
+) -> None:
+    """The outer task goes on with its own, and what it wrote is saved."""
+    fails = [Broken("in a teardown function")]
+
+    @app.teardown_appcontext
+    def fail(_: Any) -> None:
+        if fails:
+            raise fails.pop()
+
+    def view() -> str:
+        scoped.session.add(scoped.Note(text="outer"))
+        outer = scoped.session()
+        with pytest.raises(Broken), arm.task("inner"):
+            assert scoped.session() is not outer
+        assert scoped.session() is outer
+        return "ok"
+
+    serve(view)
+    assert app.test_client().get("/").text == "ok"
+    assert scoped.saved() == ["outer"]
+    assert scoped.out() == 0
+
+
+def test_t1_an_inner_task_that_cannot_begin_gives_the_outer_session_back(
+    app: Flask, arm: Sidearm, scoped: Any, serve: Any
+) -> None:
+    """Also where a receiver of ``appcontext_pushed`` raises."""
+    from flask import appcontext_pushed
+
+    def view() -> str:
+        scoped.session.add(scoped.Note(text="outer"))
+        outer = scoped.session()
+
+        def fail(_: Any) -> None:
+            raise Broken
+
+        with (
+            appcontext_pushed.connected_to(fail, app),
+            pytest.raises(Broken),
+            arm.task("inner"),
+        ):
+            pytest.fail("it was entered")
+        assert scoped.session() is outer
+        return "ok"
+
+    serve(view)
+    assert app.test_client().get("/").text == "ok"
+    assert scoped.saved() == ["outer"]
+
+
+def test_t9_logging_is_quiet_where_nothing_failed(
+    app: Flask, ledger: Any, serve: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A teardown function that claims is no incident."""
+    thing = ledger.resource("thing")
+    serve(lambda: "ok", endpoint="view")
+    app.teardown_request(lambda _: thing() and None)
+    with caplog.at_level(logging.INFO, "sidearm"):
+        assert app.test_client().get("/").text == "ok"
+    assert not caplog.records

@@ -20,6 +20,7 @@ from sidearm import (
     after_commit,
     after_response,
     current_task,
+    publish,
 )
 from sidearm.tasks import context
 
@@ -749,3 +750,116 @@ def test_t9_logging_is_quiet_where_nothing_failed(
     with caplog.at_level(logging.INFO, "sidearm"):
         assert app.test_client().get("/").text == "ok"
     assert not caplog.records
+
+
+@pytest.mark.parametrize("outer_first", [True, False])
+@pytest.mark.parametrize("fails", [True, False])
+def test_t1_t12_the_session_of_an_inner_context_settles_with_the_request(
+    handled: Flask, make: Any, serve: Any, outer_first: bool, fails: bool
+) -> None:
+    """Flask-SQLAlchemy would remove it at the context's end, and its work with it."""
+    store = make("flask-sqlalchemy", "task")
+
+    def view() -> str:
+        if outer_first:
+            store.write("outer")
+        with handled.app_context():
+            store.write("inner")
+        with handled.app_context():
+            store.write("another")
+        if not outer_first:
+            store.write("outer")
+        if fails:
+            raise Broken
+        return "ok"
+
+    serve(view)
+    for _ in range(2):
+        assert handled.test_client().get("/").status_code == (500 if fails else 200)
+    assert sorted(store.saved()) == ([] if fails else sorted(["another", "inner", "outer"] * 2))
+    assert store.out() == 0
+
+
+def test_t1_t12_the_same_in_a_block(app: Flask, arm: Sidearm, make: Any) -> None:
+    """Inside ``arm.task()`` an inner context belongs to that task."""
+    store = make("flask-sqlalchemy", "task")
+    with app.test_request_context(), arm.task("import"):
+        store.write("outer")
+        with app.app_context():
+            store.write("inner")
+        assert store.saved() == []
+    assert sorted(store.saved()) == ["inner", "outer"]
+    assert store.out() == 0
+
+
+def test_t13_a_commit_by_hand_in_an_inner_context_lets_its_event_leave(
+    handled: Flask, make: Any, serve: Any, captured: Any
+) -> None:
+    """Its transaction is the inner session's, whatever becomes of the outer one."""
+    store = make("flask-sqlalchemy", "explicit")
+
+    def view() -> None:
+        store.write("outer")
+        store.commit()
+        with handled.app_context():
+            store.write("inner")
+            publish("notes", "inner")
+            store.commit()
+        raise Broken
+
+    serve(view)
+    assert handled.test_client().get("/").status_code == 500
+    assert store.saved() == ["outer", "inner"]
+    assert [event.data for event in captured.events] == ["inner"]
+    assert store.out() == 0
+
+
+def test_t1_t12_a_threads_own_session_settles_with_the_task(
+    app: Flask, scoped: Any, serve: Any
+) -> None:
+    """A thread that shares the task has a scope of its own, and its work is saved too."""
+
+    def view() -> str:
+        scoped.session.add(scoped.Note(text="outer"))
+        scoped.session.flush()
+        scoped.session.commit()
+        scoped.session.query(scoped.Note).count()
+        join(run_in_thread(lambda: scoped.session.add(scoped.Note(text="thread"))))
+        return "ok"
+
+    serve(view)
+    assert app.test_client().get("/").text == "ok"
+    assert scoped.saved() == ["outer", "thread"]
+    assert scoped.out() == 0
+
+
+# -- what a callback writes through what it kept (DJ-17)
+
+
+def test_dj_17_what_a_callback_writes_through_a_closure_is_saved(
+    app: Flask, store: Any, serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It need not ask for the connection again; each callback settles alone."""
+
+    def view() -> str:
+        store.write("order")
+        connection = store.connection()
+
+        def write(text: str) -> None:
+            with monkeypatch.context() as patch:
+                patch.setattr(store, "connection", lambda: connection)
+                store.write(text)
+
+        def fail() -> None:
+            write("lost")
+            raise Broken
+
+        after_commit(lambda: write("first"))
+        after_commit(fail)
+        after_commit(lambda: write("third"))
+        return "ok"
+
+    serve(view)
+    assert app.test_client().get("/").text == "ok"
+    assert store.saved() == ["order", "first", "third"]
+    assert store.out() == 0

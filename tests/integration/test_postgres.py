@@ -73,8 +73,9 @@ class Store:
             self._out = engine.pool.checkedout
         self._text = (lambda sql: sql) if kind == "psycopg pool" else sqlalchemy.text
 
-    def write(self, text: str) -> None:
-        self.get().execute(self._text(f"INSERT INTO notes (text) VALUES ('{text}')"))
+    def write(self, text: str, connection: Any = None) -> None:
+        sql = f"INSERT INTO notes (text) VALUES ('{text}')"
+        (connection or self.get()).execute(self._text(sql))
 
     def saved(self) -> list[str]:
         with psycopg.connect(self.server.url) as connection:
@@ -155,6 +156,30 @@ def test_t7_savepoints(store: Store, app: Flask, arm: Sidearm) -> None:
             write("kept")
         write("after")
     assert store.saved() == ran == ["before", "kept", "after"]
+    assert store.out() == 0
+
+
+def test_t7_a_savepoint_whose_transaction_was_ended_by_hand(
+    store: Store, app: Flask, arm: Sidearm
+) -> None:
+    """A commit by hand ends the savepoint with its transaction; leaving the block is no error."""
+    with app.app_context(), arm.task("import"):
+        store.write("before")
+        with current_task.savepoint():
+            store.write("inside")
+            store.get().commit()
+        store.write("after")
+    assert store.saved() == ["before", "inside", "after"]
+    assert store.out() == 0
+
+
+def test_dj_17_a_callback_writes_through_a_closure(store: Store, app: Flask, arm: Sidearm) -> None:
+    """The driver is asked whether its connection is in a transaction: what it wrote is saved."""
+    with app.app_context(), arm.task("import"):
+        store.write("work")
+        connection = store.get()
+        after_commit(lambda: store.write("callback", connection))
+    assert store.saved() == ["work", "callback"]
     assert store.out() == 0
 
 

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 
 from ..tasks.claims import Claim, CommitMode, Resource, Savepoint
 from .savepoints import savepoint_of
+from .transactions import Probe, probe_for
 
 _END = object()
 
@@ -46,6 +47,7 @@ class GeneratorResource(Resource):
         super().__init__(name, commit)
         self._function = function
         self._plain_type: type | None = None  # what the last value was that tells of no commit
+        self._probe: Probe | None = None  # how values of that type tell whether they have begun one
 
     def claim(self) -> Claim:
         """Run the function up to its ``yield``."""
@@ -54,22 +56,39 @@ class GeneratorResource(Resource):
         if value is _END:
             raise RuntimeError(f"The resource {self.name} ended without a 'yield'.")
         plain = GeneratorClaim(self, value, generator)
-        if type(value) is self._plain_type:
-            return plain
-        claim = _watched(plain)
-        if claim is plain:
+        if type(value) is not self._plain_type:
+            try:
+                claim = _watched(plain)
+            except BaseException:
+                plain.release()
+                raise
+            if claim is not plain:
+                return claim
+            self._probe = probe_for(value)
             self._plain_type = type(value)
-        return claim
+        if self._probe is not None:
+            plain.probe = self._probe
+            plain.can_look = True
+        return plain
 
 
 class GeneratorClaim(Claim):
-    """What a generator yielded; settled by its ``commit()`` and ``rollback()``, if it has them."""
+    """What a generator yielded; settled by its ``commit()`` and ``rollback()``, if it has them.
+
+    Attributes:
+        probe: What tells whether the value is in a transaction.
+    """
+
+    probe: Probe | None = None
 
     def __init__(self, resource: Resource, value: Any, generator: Generator[Any]) -> None:
         self.resource = resource
         self.value = value
         self.explicit = resource.commit == "explicit"
         self._generator = generator
+
+    def unsaved(self) -> bool:
+        return self.probe is not None and self.probe(self.value)
 
     def savepoint(self) -> Savepoint | None:
         return savepoint_of(self.value, self.resource.name)

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..tasks.claims import Claim, CommitMode, Resource, Savepoint
 from .savepoints import savepoint_of
+from .transactions import probe_for
 
 
 class ConnectionPool(Resource):
@@ -43,6 +44,11 @@ class PooledClaim(Claim):
     def __init__(self, resource: Resource, value: Any, pool: Any) -> None:
         super().__init__(resource, value)
         self._pool = pool
+        self._probe = probe_for(value)
+        self.can_look = self._probe is not None
+
+    def unsaved(self) -> bool:
+        return self._probe is not None and self._probe(self.value)
 
     def savepoint(self) -> Savepoint | None:
         return savepoint_of(self.value, self.resource.name)

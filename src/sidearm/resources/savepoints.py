@@ -9,6 +9,7 @@ from typing import Any
 
 from ..exceptions import NoSavepoint
 from ..tasks.claims import Savepoint
+from .transactions import probe_for
 
 _numbers = itertools.count(1)
 
@@ -59,8 +60,8 @@ class Statements(Savepoint):
 
     def _is_there(self) -> bool:
         # A commit or rollback by hand has ended it with its transaction.
-        connection = self._connection
-        return not isinstance(connection, sqlite3.Connection) or connection.in_transaction
+        probe = probe_for(self._connection)
+        return probe is None or probe(self._connection)
 
     def _execute(self, statement: str) -> None:
         cursor = self._connection.cursor()

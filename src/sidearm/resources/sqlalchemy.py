@@ -22,7 +22,7 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from ..tasks.claims import Claim, CommitMode, Resource, Transaction
-from ..tasks.context import find_task
+from ..tasks.context import at_teardown, find_task, is_inner
 from .savepoints import Nested
 
 if TYPE_CHECKING:
@@ -92,6 +92,11 @@ class EngineConnections(Resource):
 class ConnectionClaim(Claim):
     """A claimed connection of an engine."""
 
+    can_look = True
+
+    def unsaved(self) -> bool:
+        return bool(self.value.in_transaction())
+
     def savepoint(self) -> Nested:
         return Nested(self.value)
 
@@ -149,15 +154,27 @@ class ScopedSession(Resource):
 
     def has(self, session: Session) -> bool:
         """Whether a session is the one of the current scope."""
-        return self.registry.registry.has() and self.registry() is session
+        try:
+            return self.registry.registry.has() and self.registry() is session
+        except RuntimeError:  # Flask-SQLAlchemy's scope is the application context
+            return False
 
     def began(self, session: Session, task: Task) -> None:
         """Claim a session that has begun a transaction, for the task that is running."""
         round_ = task.open_round()
-        if round_ is not None and self not in round_.claims:
-            known = _claim_of(session)
-            if known is None or known.round is None:
-                known = self._claim(session)
+        if round_ is None:
+            return
+        own = round_.claims.get(self)
+        if own is not None and own.value is session:
+            return
+        known = _claim_of(session)
+        if known is None or known.round is None:
+            known = self._claim(session, self if own is None else AnotherSession(self))
+            if self.commit == "task" and not self._removes and is_inner(task):
+                # Flask-SQLAlchemy would remove it at the end of that context, with its work.
+                at_teardown(functools.partial(self._keep, known))
+            round_.use(known)
+        elif own is None or known.round.task is task:
             round_.use(known)
 
     def written(self, session: Session, task: Task) -> None:
@@ -169,15 +186,27 @@ class ScopedSession(Resource):
         if known is None or known.round is None or known.round.task is not task:
             round_.use(self._claim(session))
 
-    def _claim(self, session: Session) -> SessionClaim:
-        release = functools.partial(self._remove, session) if self._removes else _nothing
-        return SessionClaim(self, session, release)
+    def _claim(self, session: Session, resource: Resource | None = None) -> SessionClaim:
+        return SessionClaim(resource or self, session, functools.partial(self._let_go, session))
 
-    def _remove(self, session: Session) -> None:
-        if self.has(session):
+    def _keep(self, claim: Claim) -> None:
+        """Take a session out of a scope that ends before its task does."""
+        if claim.round is not None and self.has(claim.value):
+            self.registry.registry.clear()
+
+    def _let_go(self, session: Session) -> None:
+        is_current = self.has(session)
+        if is_current and self._removes:
             self.registry.remove()
-        else:  # it is another thread's, which shares the task
-            session.close()
+        elif not is_current and (self._removes or self.commit == "task"):
+            session.close()  # another thread's, or of a scope that has ended
+
+
+class AnotherSession(Resource):
+    """A further session of a scoped session in one task: an inner context's, or a thread's."""
+
+    def __init__(self, first: ScopedSession) -> None:
+        super().__init__(first.name, first.commit)
 
 
 class SessionClaim(Claim):
@@ -273,10 +302,6 @@ class SessionSavepoint(Nested):
         super().rollback()
         if self._transaction is not None:
             self._transaction.wrote = self._wrote
-
-
-def _nothing() -> None:
-    """Flask-SQLAlchemy removes its sessions itself."""
 
 
 def _pending(session: Session) -> bool:

@@ -94,6 +94,7 @@ class Claim:
         resource: What was claimed.
         value: What the application works with.
         tells: Whether the driver tells when transactions begin and end.
+        can_look: Whether it does not, and can be asked whether one is open.
         explicit: Whether the application commits it by hand.
         lent: Whether another task has it too, whose work is in the same transaction.
         round: The round that uses it now; set by the round.
@@ -101,6 +102,7 @@ class Claim:
     """
 
     tells: ClassVar[bool] = False
+    can_look = False
     outcome = "claimed"
     lent = False
     seconds = 0.0
@@ -116,7 +118,10 @@ class Claim:
         return None
 
     def unsaved(self) -> bool:
-        """Whether something was written that nobody has committed, as far as the driver tells."""
+        """Whether something was written that nobody has committed, as far as the driver tells.
+
+        Where it can only be asked, whether a transaction is open.
+        """
         transaction = self.transaction()
         return transaction is not None and transaction.wrote
 

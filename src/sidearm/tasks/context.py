@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 #: Where a task hangs on its context object.
 TASK = "_sidearm_task"
 
+#: Where an application context has what is to be done first when it is torn down.
+AT_TEARDOWN = "_sidearm_at_teardown"
+
 #: Where a request context has the decision of a request that was answered without a task.
 ANSWERED = "_sidearm_answered"
 
@@ -116,6 +119,28 @@ def _begin_late(request_context: Any) -> Task | None:
 def is_pushed(context: Any) -> bool:
     """Whether a context is pushed, so that its end will be seen; threads may carry it beyond."""
     return bool(context._cv_tokens)
+
+
+def is_inner(task: Task) -> bool:
+    """Whether the current application context ends before a task does that it belongs to.
+
+    It may say so also of one that a test's fixture lends to a request.
+    """
+    app_context = _cv_app.get()
+    block = _block.get()
+    if block is not None and block.task is task:
+        return block.app_context is not app_context
+    request_context: Any = _cv_request.get(None)
+    if getattr(request_context, TASK, None) is not task:
+        return False
+    return request_context._cv_tokens[-1][1] is not app_context
+
+
+def at_teardown(call: Callable[[], None]) -> None:
+    """Do something first when the current application context is torn down."""
+    app_context = _cv_app.get()
+    state_of(app_context.app).begin_context(app_context.app, app_context)
+    app_context.__dict__.setdefault(AT_TEARDOWN, []).append(call)
 
 
 def inherited(decision: Decision) -> Decision | None:

@@ -16,7 +16,7 @@ from flask.globals import _cv_app, _cv_request
 
 from . import bodies, outcome
 from .commands import command_line
-from .context import TASK, note_route, reopen
+from .context import AT_TEARDOWN, TASK, note_route, reopen
 from .late import run_late
 from .outcome import Decision
 from .requests import ExceptionWatch, on_got_request_exception, settle_request
@@ -112,6 +112,8 @@ def _settle_context(exc: BaseException | None, others: Sequence[Any]) -> None:
     if app_context is None:
         return
     setattr(app_context, _OVER, True)
+    for call in app_context.__dict__.pop(AT_TEARDOWN, ()):
+        call()
     line = command_line()
     if line is not None:
         task = line.take(app_context)

@@ -297,6 +297,7 @@ class Round:
         foreign: Claims of a round that is still open, with work in them that is not a callback's to
             settle.
         mirrors: Whether something is held that waits for a rollback.
+        can_look: Whether one of its claims can only be asked whether a transaction is open.
     """
 
     # Class attributes stand for what most rounds leave as it is.
@@ -306,6 +307,7 @@ class Round:
     calling = False
     follows = False
     mirrors = False
+    can_look = False
     state = OPEN
     decided: Decision | None = None
     parent: Round | None = None
@@ -360,6 +362,8 @@ class Round:
         claim.round = self
         if claim.tells:
             self.follows = True
+        elif claim.can_look:
+            self.can_look = True
 
     def _give_back(self, claim: Claim) -> None:
         """Undo a claim that came too late for its round to settle it."""
@@ -705,7 +709,7 @@ class Round:
     ) -> BaseException | None:
         task = self.task
         before = task.round
-        shares = self.follows or self.parent is not None
+        shares = self.follows or self.can_look or self.parent is not None
         writes = self._unsaved() if shares else _NONE
         error: BaseException | None = None
         if self.state is OPEN:  # a transaction was ended by hand, and more may follow it
@@ -770,9 +774,9 @@ class Round:
         unsaved: set[Claim] = set()
         round_: Round | None = self
         while round_ is not None:
-            if round_.follows:
+            if round_.follows or round_.can_look:
                 for claim in round_.claims.values():
-                    if claim.tells and claim.unsaved():
+                    if (claim.tells or claim.can_look) and claim.unsaved():
                         unsaved.add(claim)
             round_ = round_.parent
         return unsaved

@@ -710,7 +710,9 @@ class Round:
         task = self.task
         before = task.round
         shares = self.follows or self.can_look or self.parent is not None
-        writes = self._unsaved() if shares else _NONE
+        # A round that has committed, and whose drivers only answer, has nothing unsaved.
+        looks = shares and (self.follows or self.parent is not None or self.state is OPEN)
+        writes = self._unsaved() if looks else _NONE
         error: BaseException | None = None
         if self.state is OPEN:  # a transaction was ended by hand, and more may follow it
             task.round = Round.of_callback(self)
@@ -771,13 +773,13 @@ class Round:
 
     def _unsaved(self) -> AbstractSet[Claim]:
         """Claims of this round and those above it that hold uncommitted writes just now."""
-        unsaved: set[Claim] = set()
+        unsaved: AbstractSet[Claim] = _NONE
         round_: Round | None = self
         while round_ is not None:
             if round_.follows or round_.can_look:
                 for claim in round_.claims.values():
                     if (claim.tells or claim.can_look) and claim.unsaved():
-                        unsaved.add(claim)
+                        unsaved |= {claim}
             round_ = round_.parent
         return unsaved
 

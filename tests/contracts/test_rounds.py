@@ -10,7 +10,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from flask import Flask, Response, request_finished, stream_with_context
+from flask import Flask, Response, appcontext_tearing_down, request_finished, stream_with_context
 from flask.sessions import SecureCookieSessionInterface
 
 from sidearm import (
@@ -255,6 +255,27 @@ def test_t2_t9_a_thread_that_carries_a_context_beyond_its_end_claims_nothing(
         join(thread)
     assert len(errors) == 6
     assert ledger.lines == ["claim thing", "commit thing", "release thing"]
+
+
+def test_t3_a_receiver_of_the_last_signal_claims_nothing_that_nobody_settles(
+    app: Flask, ledger: Any
+) -> None:
+    """Receivers of ``appcontext_tearing_down`` have no order: it is settled, or an error."""
+    thing = ledger.resource("thing")
+    errors: list[BaseException] = []
+
+    def claim(*_: Any, **__: Any) -> None:
+        try:
+            thing()
+        except OutsideTask as error:
+            errors.append(error)
+
+    with appcontext_tearing_down.connected_to(claim, app):
+        for turn in range(1, 4):
+            with app.app_context():
+                pass
+            assert ledger.count("claim") == ledger.count("release")
+            assert ledger.count("claim") + len(errors) == turn
 
 
 # -- error handlers, and what the code says of its outcome
@@ -834,6 +855,29 @@ def test_t1_t12_a_threads_own_session_settles_with_the_task(
 
 
 # -- what a callback writes through what it kept (DJ-17)
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_t13_a_rollback_by_hand_in_a_callback_drops_what_it_registered(
+    app: Flask, arm: Sidearm, make: Any, asks: bool
+) -> None:
+    """Also where it works on a connection that it kept."""
+    store = make("sqlite3")
+    ran: list[str] = []
+    with app.app_context(), arm.task("work"):
+        store.write("work")
+        kept = store.connection()
+
+        def callback() -> None:
+            connection = store.connection() if asks else kept
+            connection.execute("INSERT INTO notes (text) VALUES ('undone')")
+            after_commit(lambda: ran.append("of what was undone"))
+            connection.rollback()
+            after_commit(lambda: ran.append("of the callback"))
+
+        after_commit(callback)
+    assert store.saved() == ["work"]
+    assert ran == ["of the callback"]
 
 
 def test_dj_17_what_a_callback_writes_through_a_closure_is_saved(

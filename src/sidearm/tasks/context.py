@@ -35,6 +35,9 @@ TASK = "_sidearm_task"
 #: Where an application context has what is to be done first when it is torn down.
 AT_TEARDOWN = "_sidearm_at_teardown"
 
+#: Where an application context has its push that has been torn down for good.
+GONE = "_sidearm_gone"
+
 #: Where a request context has the decision of a request that was answered without a task.
 ANSWERED = "_sidearm_answered"
 
@@ -182,6 +185,8 @@ def _begin_context(app_context: Any) -> Task | None:
     app = app_context.app
     state = state_of(app)
     state.begin_context(app, app_context)
+    if app_context.__dict__.get(GONE) is app_context._cv_tokens[-1]:
+        return None
     task = Task(app, state, [None, "context", "context", None, None])
     begun: Task = app_context.__dict__.setdefault(TASK, task)
     return begun

@@ -8,15 +8,16 @@ import logging
 import sys
 import weakref
 from collections.abc import Callable, Sequence
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any
 
+from blinker import Signal
 from flask import Flask, appcontext_tearing_down, got_request_exception
 from flask.globals import _cv_app, _cv_request
 
 from . import bodies, outcome
 from .commands import command_line
-from .context import AT_TEARDOWN, TASK, note_route, reopen
+from .context import AT_TEARDOWN, GONE, TASK, note_route, reopen
 from .late import run_late
 from .outcome import Decision
 from .requests import ExceptionWatch, on_got_request_exception, settle_request
@@ -127,8 +128,13 @@ def _settle_context(exc: BaseException | None, others: Sequence[Any]) -> None:
 
 def on_appcontext_tearing_down(app: Flask, exc: BaseException | None = None, **_: Any) -> None:
     """Settle what another extension's teardown function claimed after ours had run."""
-    if "sidearm" in app.extensions:
-        _settle_context(exc, ())
+    if "sidearm" not in app.extensions:
+        return
+    app_context: Any = _cv_app.get(None)
+    if app_context is not None and app_context._cv_tokens:
+        # Receivers have no order: what a later one claims would not be settled.
+        setattr(app_context, GONE, app_context._cv_tokens[-1])
+    _settle_context(exc, ())
 
 
 def _settle(task: Task, decision: Decision, others: Sequence[Any]) -> None:
@@ -198,14 +204,21 @@ def _watch_contexts(app: Flask, app_context: Any) -> None:
         app.teardown_appcontext_funcs.append(settle_torn_down_context)
         # An async teardown function runs in a thread of its own, whose frames tell nothing.
         late = _is_tearing_down() or asyncio._get_running_loop() is not None
+        if late and _is_in(Signal.send.__code__):  # and is not going to call us any more
+            setattr(app_context, GONE, app_context._cv_tokens[-1])
     if late:
         appcontext_tearing_down.connect(on_appcontext_tearing_down, app)
 
 
 def _is_tearing_down() -> bool:
+    return _is_in(Flask.do_teardown_appcontext.__code__)
+
+
+def _is_in(code: CodeType) -> bool:
+    """Whether a function is running just now that has called this one, or its caller."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:
-        if frame.f_code is Flask.do_teardown_appcontext.__code__:
+        if frame.f_code is code:
             return True
         frame = frame.f_back
     return False

@@ -159,6 +159,8 @@ class Task:
         round_ = self.round
         if round_.state is not OPEN:
             round_ = self.require_open_round(held.call)
+        if round_.parent is not None:
+            round_.use_what_is_open()
         if round_.follows:
             round_.belong(held)
         with _moment:
@@ -402,6 +404,15 @@ class Round:
         while ancestor is not None:
             for resource in list(ancestor.claims):
                 self.claim(resource)
+            ancestor = ancestor.parent
+
+    def use_what_is_open(self) -> None:
+        """Take claims into a callback's round on which it works without having asked for them."""
+        ancestor = self.parent
+        while ancestor is not None:
+            for claim in list(ancestor.claims.values()):
+                if claim.tells and claim.round is ancestor and claim.transaction() is not None:
+                    self.use(claim)
             ancestor = ancestor.parent
 
     def _owns(self, claim: Claim) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.util
 import re
 import sys
@@ -30,11 +31,19 @@ DOCS = ROOT / "docs"
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
 
 _TEST = re.compile(r"\[`(test_\w+)`\]\((tests/\S+?\.py)\)")
+_TEST_ID = re.compile(r"\b(tests/[\w/]+\.py)::(\w+)")
 _LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 
 
 def name_of(page: Path) -> str:
     return str(page.relative_to(ROOT))
+
+
+@functools.cache
+def functions_of(path: Path) -> set[str]:
+    """The names of the functions of a file."""
+    tree = ast.parse(path.read_text())
+    return {each.name for each in ast.walk(tree) if isinstance(each, ast.FunctionDef)}
 
 
 @pytest.fixture(scope="module")
@@ -53,9 +62,23 @@ def test_the_tests_that_the_readme_names_exist() -> None:
     named = _TEST.findall((ROOT / "README.md").read_text())
     assert len(named) >= 7
     for test, path in named:
-        tree = ast.parse((ROOT / path).read_text())
-        functions = {each.name for each in ast.walk(tree) if isinstance(each, ast.FunctionDef)}
-        assert test in functions, f"{path} has no {test}"
+        assert test in functions_of(ROOT / path), f"{path} has no {test}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_test_that_is_named_exists(page: Path) -> None:
+    """A page that says which test holds a promise names one that is there."""
+    for path, test in _TEST_ID.findall(page.read_text()):
+        assert test in functions_of(ROOT / path), f"{path} has no {test}"
+
+
+def test_every_objection_is_answered_with_a_test() -> None:
+    """Each section of the page about commits names at least one."""
+    page = (DOCS / "explanation/why-commit-with-the-task.md").read_text()
+    sections = re.split(r'^## "', page, flags=re.MULTILINE)[1:]
+    assert len(sections) >= 10
+    for section in sections:
+        assert _TEST_ID.search(section), f"no test for {section.splitlines()[0]}"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

@@ -59,7 +59,7 @@ docs:
 	echo "docs/_build/html/index.html"
 
 bench:
-	scripts/setup dev
+	scripts/setup bench
 	.venv/bin/python -m benchmarks $(BENCH)
 
 lock:

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 Clock = Callable[[], int]
 
@@ -68,6 +69,33 @@ def undisturbed(times: list[float]) -> float:
     Whoever shares the processor's caches makes everything slower, and longer code more so.
     """
     return statistics.quantiles(times, n=10)[0]
+
+
+def requester(wsgi_app: Any, path: str) -> Callable[[], None]:
+    """What sends one request to an application, as a WSGI server does.
+
+    Args:
+        wsgi_app: The application.
+        path: What is asked for; it must be answered by 200.
+    """
+    from werkzeug.test import create_environ
+
+    environ = create_environ(path)
+    statuses: list[str] = []
+
+    def start_response(status: str, *_: Any) -> None:
+        statuses.append(status)
+
+    def request() -> None:
+        body = wsgi_app(environ.copy(), start_response)
+        for _ in body:
+            pass
+        close = getattr(body, "close", None)
+        if close is not None:
+            close()
+        assert statuses.pop() == "200 OK"
+
+    return request
 
 
 def cpu_clock(pid: int) -> Clock:

@@ -18,11 +18,11 @@ from collections.abc import Callable
 from typing import Any
 
 from flask import Flask, Response, g
-from werkzeug.test import create_environ
 
 from sidearm import Sidearm, after_commit
 
-from .measure import difference, in_turns, ratio, undisturbed
+from . import frameworks, tasks_memory
+from .measure import difference, in_turns, ratio, requester, undisturbed
 
 ROUNDS = 300
 REPEAT = 40  # short turns: whatever else the machine does falls into few of them
@@ -169,25 +169,6 @@ def add_views(
         return "about"
 
 
-def requester(app: Flask, path: str) -> Callable[[], None]:
-    """What sends one request to an application, as a WSGI server does."""
-    environ = create_environ(path)
-    wsgi_app: Any = app.wsgi_app
-    statuses: list[str] = []
-
-    def start_response(status: str, *_: Any) -> None:
-        statuses.append(status)
-
-    def request() -> None:
-        body = wsgi_app(environ.copy(), start_response)
-        for _ in body:
-            pass
-        body.close()
-        assert statuses.pop() == "200 OK"
-
-    return request
-
-
 def compare(path: str, goal_name: str) -> str:
     """Measure one path, and give its line of the table."""
     by_hand, hand_pool, hand_mailbox = written_by_hand()
@@ -195,10 +176,10 @@ def compare(path: str, goal_name: str) -> str:
     plain = Flask("plain")
     plain.add_url_rule("/about", view_func=lambda: "about")
     contestants = {
-        "plain": requester(plain, "/about"),
-        "by hand": requester(by_hand, path),
-        "by hand again": requester(by_hand, path),
-        "Sidearm": requester(with_sidearm, path),
+        "plain": requester(plain.wsgi_app, "/about"),
+        "by hand": requester(by_hand.wsgi_app, path),
+        "by hand again": requester(by_hand.wsgi_app, path),
+        "Sidearm": requester(with_sidearm.wsgi_app, path),
     }
     in_turns(contestants, rounds=4, repeat=REPEAT)  # to warm up
     times = in_turns(contestants, rounds=ROUNDS, repeat=REPEAT)
@@ -236,6 +217,10 @@ def main() -> None:
     print("  {:<28}{:>9}{:>9}{:>9}{:>9}{:>9}{:>8}{:>8}{:>8}   goal".format("", *columns, *ratios))
     print(compare("/buy", "one resource, one callback"))
     print(compare("/about", "no resource"))
+    print()
+    frameworks.main()
+    print()
+    tasks_memory.main()
 
 
 if __name__ == "__main__":

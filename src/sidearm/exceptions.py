@@ -69,6 +69,21 @@ class NoSavepoint(SidearmError, TypeError):
         )
 
 
+class NotWhileWaiting(SidearmError, RuntimeError):
+    """A Redis command has no true answer, since something waits for the commit.
+
+    Attributes:
+        command: The command that was asked.
+    """
+
+    def __init__(self, command: str, reason: str) -> None:
+        self.command = command
+        super().__init__(
+            f"{command} has no answer yet: {reason}. Do without the answer, or ask the server at"
+            " once, past what waits: client.now has the same methods."
+        )
+
+
 class InvalidField(SidearmError, ValueError):
     """An event's field cannot be written as ``text/event-stream`` (HTML 9.2).
 

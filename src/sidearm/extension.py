@@ -239,14 +239,16 @@ class Sidearm:
         Args:
             thing: A Flask-SQLAlchemy object, a SQLAlchemy ``Engine``, ``sessionmaker`` or
                 ``scoped_session``, a pool with ``getconn()`` and ``putconn()`` (psycopg's), a
-                :class:`~sidearm.resources.sqlite.SQLite`, or a cache of cachelib.
+                :class:`~sidearm.resources.sqlite.SQLite`, a cache of cachelib, or a client of
+                redis-py.
             commit: Who commits; by default ``"explicit"`` for Flask-SQLAlchemy, whose users
                 commit by hand, and ``"task"`` for all others.
 
         Returns:
             A function that gives the task's own session or connection; for Flask-SQLAlchemy and a
             ``scoped_session`` the thing itself, which is used as before; for a cache a
-            :class:`~sidearm.resources.cache.TaskCache`.
+            :class:`~sidearm.resources.cache.TaskCache`, for Redis a
+            :class:`~sidearm.resources.redis.TaskRedis`.
 
         Raises:
             TypeError: Sidearm does not know such things; :meth:`resource` takes any.
@@ -267,21 +269,21 @@ class Sidearm:
                 self.resources.append(resource)
                 self.joining.append(resource)
                 return thing
-        cachelib = sys.modules.get("cachelib")
-        if cachelib is not None and isinstance(thing, cachelib.BaseCache):
+        wrapper = _wrapper_for(thing)
+        if wrapper is not None:
             if commit is not None:
                 raise ValueError(
                     f"arm.use() was given {thing!r} and commit={commit!r}. A cache's writes belong"
                     " to the transactions in which they are made; leave commit= out."
                 )
-            return TaskCache(thing, context.require_task)
+            return wrapper(thing, context.require_task)
         if is_pool(thing):
             return self._accessor(ConnectionPool(thing, commit or "task"))
         raise TypeError(
             f"arm.use() was given {thing!r}, which it does not know. It takes Flask-SQLAlchemy, an"
             " Engine, a sessionmaker, a scoped_session, a psycopg_pool.ConnectionPool, a"
-            " cachelib cache and SQLite(path); for anything else write a generator function and"
-            " decorate it with @arm.resource."
+            " cachelib cache, a redis.Redis and SQLite(path); for anything else write a generator"
+            " function and decorate it with @arm.resource."
         )
 
     def _accessor(self, resource: Resource) -> Callable[[], Any]:
@@ -354,6 +356,20 @@ def default_socket_path(app: Flask) -> str:
     digest = hashlib.sha256(os.fsencode(app.root_path)).hexdigest()[:8]
     name = "".join(c if c.isalnum() else "-" for c in app.import_name)[-24:]
     return str(folder / f"{name}-{digest}.sock")
+
+
+def _wrapper_for(thing: Any) -> Callable[[Any, Any], Any] | None:
+    """What lets a client without transactions wait for those of a task."""
+    # Nothing of a package can have been given that was never imported.
+    cachelib = sys.modules.get("cachelib")
+    if cachelib is not None and isinstance(thing, cachelib.BaseCache):
+        return TaskCache
+    if "redis" in sys.modules:
+        from .resources import redis
+
+        if redis.is_client(thing):
+            return redis.TaskRedis
+    return None
 
 
 def _in_development() -> bool:

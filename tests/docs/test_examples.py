@@ -57,8 +57,13 @@ def test_the_examples_of_a_page_run(
     module = types.ModuleType("example")
     module.__file__ = str(tmp_path / "example.py")  # where Flask looks for an instance folder
     monkeypatch.setitem(sys.modules, "example", module)
-    for example in examples_on(page):
-        exec(compile(example, page, "exec"), vars(module))
+    try:
+        for example in examples_on(page):
+            exec(compile(example, page, "exec"), vars(module))
+    except FileNotFoundError as error:  # a server that is not here
+        if "CI" in os.environ or "not installed" not in str(error):
+            raise
+        pytest.skip(str(error))
 
 
 def test_the_page_about_testing_is_a_test_file_that_passes(tmp_path: Path) -> None:

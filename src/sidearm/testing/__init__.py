@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .servers import GunicornServer as GunicornServer
     from .servers import HubServer as HubServer
     from .servers import PostgresServer as PostgresServer
+    from .servers import RedisServer as RedisServer
     from .servers import Server as Server
     from .servers import UpServer as UpServer
     from .servers import free_port as free_port
@@ -33,6 +34,7 @@ _HOMES = {
     "HubServer": "servers",
     "PostgresServer": "servers",
     "PublishedEvent": "captured",
+    "RedisServer": "servers",
     "SMTPServer": "smtp",
     "Server": "servers",
     "UpServer": "servers",

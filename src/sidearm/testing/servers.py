@@ -418,6 +418,44 @@ def find_postgresql() -> Path:
     )
 
 
+class RedisServer(Server):
+    """Redis, empty, for this machine only; it keeps nothing on the disk unless it is told to.
+
+    Attributes:
+        url: ``redis://...``, as :meth:`redis.Redis.from_url` takes it.
+    """
+
+    def __init__(self, *, args: Sequence[str] = (), **options: Any) -> None:
+        """Describe the server.
+
+        Args:
+            args: Further arguments of ``redis-server``, such as ``["--appendonly", "yes"]``.
+            options: As for :class:`Server`.
+
+        Raises:
+            FileNotFoundError: There is no Redis here; the message says what to install.
+        """
+        super().__init__(**options)
+        self.url = f"redis://{HOST}:{self.port}/0"
+        self.args = list(args)
+        self._program = shutil.which("redis-server") or shutil.which("valkey-server")
+        if self._program is None:
+            raise FileNotFoundError(
+                "Redis is not installed: there is no redis-server in PATH. Debian: apt install"
+                " redis-server."
+            )
+
+    def command(self) -> list[str]:
+        """The command line of the server."""
+        settings = {"bind": HOST, "port": str(self.port), "dir": str(self.folder), "save": ""}
+        options = [part for name, value in settings.items() for part in (f"--{name}", value)]
+        return [str(self._program), *options, *self.args]
+
+    def is_ready(self) -> bool:
+        """Whether it has said so."""
+        return "Ready to accept connections" in self.log_text()
+
+
 class GunicornServer(Server):
     """gunicorn, serving a WSGI application."""
 

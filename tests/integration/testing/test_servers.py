@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import smtplib
 import sys
@@ -18,6 +19,7 @@ from sidearm.testing import (
     FlaskRunServer,
     GunicornServer,
     HubServer,
+    RedisServer,
     Server,
     SMTPServer,
     UpServer,
@@ -225,3 +227,24 @@ class TestSMTPServer:
         assert came["Subject"] == "Thank you…"
         assert came.get_content() == "The order is on its way.\n"
         assert (came["X-Mail-From"], came["X-Rcpt-To"]) == ("shop@example.com", "a@example.com")
+
+
+class TestRedisServer:
+    def test_it_is_empty_and_gone_after_the_block(self) -> None:
+        """It says what it is asked, keeps nothing on the disk, and starts again empty."""
+        redis = pytest.importorskip("redis", reason="pip install 'sidearm[redis]'")
+        try:
+            made = RedisServer()
+        except FileNotFoundError as error:
+            if "CI" in os.environ:
+                raise
+            pytest.skip(str(error))
+        with made as server, redis.Redis.from_url(server.url) as client:
+            assert client.dbsize() == 0
+            client.set("key", "value")
+            pid = server.pid
+            server.restart()
+            assert not runs(pid)
+            assert client.dbsize() == 0
+            pid = server.pid
+        assert not runs(pid)

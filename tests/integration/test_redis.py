@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -228,7 +229,7 @@ def test_t12_counting(arm: Sidearm, others: Any, client: Any) -> None:
 def test_t12_lifetimes(arm: Sidearm, others: Any, client: Any) -> None:
     """A lifetime changes no value; one that is over at once ends the key, when it arrives."""
     others.set("kept", "1")
-    others.set("mortal", "1", ex=50)
+    others.set("mortal", "1", ex=5000)
     with arm.task("work"):
         client.expire("kept", 100)
         client.persist("mortal")
@@ -543,6 +544,43 @@ def test_t3_redis_that_is_killed_fails_no_task(
     with arm.task("look"):
         assert len(database().execute("SELECT * FROM notes").fetchall()) == 3
     assert len(captured.events) == 3
+
+
+def test_t3_redis_that_hangs_fails_no_task(
+    app: Flask,
+    arm: Sidearm,
+    database: Callable[[], Any],
+    serve: Any,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The response waits as long as the client does, and then it is sent."""
+    with RedisServer() as server:
+        plain = redis.Redis(
+            port=server.port,
+            retry=Retry(NoBackoff(), 0),
+            socket_timeout=0.2,  # seconds, of which the server answers in none
+            socket_connect_timeout=PATIENCE,
+        )
+        client = arm.use(plain)
+
+        def view() -> str:
+            database().execute("INSERT INTO notes VALUES ('row')")
+            client.set("key", 1)
+            return "saved"
+
+        serve(view)
+        server.send_signal(signal.SIGSTOP)
+        try:
+            assert app.test_client().get("/").text == "saved"
+        finally:
+            server.send_signal(signal.SIGCONT)
+        plain.close()
+    (error,) = [each for each in caplog.records if each.levelno >= logging.ERROR]
+    assert "redis.set" in error.getMessage()
+    assert error.exc_info is not None
+    assert isinstance(error.exc_info[1], redis.TimeoutError)
+    with arm.task("look"):
+        assert len(database().execute("SELECT * FROM notes").fetchall()) == 1
 
 
 def test_t12_a_read_of_redis_that_is_away_is_the_views_error(

@@ -62,7 +62,10 @@ def find_task(*, create: bool) -> Task | None:
         return block.task
     if request_context is not None and request_context.app is app_context.app:
         task: Task | None = getattr(request_context, TASK, None)
-        return _begin_late(request_context) if task is None and create else task
+        if task is None and create:
+            is_new = request_context._cv_tokens and ANSWERED not in request_context.__dict__
+            task = (begin_request if is_new else _begin_late)(request_context)
+        return task
     line = command_line()
     if line is not None:
         task = line.tasks.get(app_context)
@@ -108,12 +111,12 @@ def begin_request(request_context: Any) -> Task:
 
 
 def _begin_late(request_context: Any) -> Task | None:
-    """Begin the task of a request that is under way; one that is over gets none."""
+    """Begin the task of a request that was answered without one; one that is over gets none."""
     if not is_pushed(request_context):
         return None
     task = begin_request(request_context)
-    answered: Decision | None = request_context.__dict__.get(ANSWERED)
-    if answered is not None and task.round.kind == "work":
+    answered: Decision = request_context.__dict__[ANSWERED]
+    if task.round.kind == "work":
         task.failed = inherited(answered)
         task.new_round("teardown", task.failed)
     return task

@@ -50,8 +50,9 @@ def settle_request(response: Response) -> Response:  # noqa: C901
     round_ = task.round
     if round_.state is not OPEN:  # an after_request function called another one by hand
         return response
-    note_route(task, request_context)
     facts = task.facts
+    if facts[3] is None:
+        note_route(task, request_context)
     facts[0] = response.status_code
     state: TaskState = task.state
     decision = round_.decided

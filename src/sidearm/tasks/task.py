@@ -351,7 +351,12 @@ class Round:
                 claim = resource.claim()
                 with _moment:
                     if self.state is OPEN:
-                        self._take(claim)
+                        self.claims[resource] = claim
+                        claim.round = self
+                        if claim.tells:
+                            self.follows = True
+                        elif claim.can_look:
+                            self.can_look = True
                         return claim
                 # It has settled since: another thread shares the task.
                 self._give_back(claim)
@@ -468,7 +473,7 @@ class Round:
     # -- settling
 
     # Every request comes by: a call for each step would cost more than the step.
-    def settle(self, decision: Decision) -> list[BaseException]:  # noqa: C901
+    def settle(self, decision: Decision) -> list[BaseException]:  # noqa: C901, PLR0912
         """Commit or roll back, let callbacks and events leave, release. Once; then nothing.
 
         Args:
@@ -506,7 +511,13 @@ class Round:
         else:
             self._roll_back(own, errors)
         self.state = LEAVING
-        fatal = self._let_leave(decision) if self.held else None
+        fatal: BaseException | None = None
+        if self.held:
+            if not decision.commit or self.follows or self.mirrors or self.parent is not None:
+                fatal = self._let_leave(decision)
+            else:  # all of them, as almost always
+                held, self.held = self.held, []
+                fatal = self._leave(held)
         self.state = RELEASING
         for claim in reversed(claims):
             if self.parent is not None and not self._owns(claim):
@@ -604,8 +615,6 @@ class Round:
 
     def _let_leave(self, decision: Decision) -> BaseException | None:
         held, self.held = self.held, []
-        if decision.commit and not self.follows and not self.mirrors and self.parent is None:
-            return self._leave(held)  # all of them, as almost always
         leaving: list[Held] = []
         lost: list[Held] = []
         for one in held:

@@ -71,6 +71,11 @@ class Connection:
         """The connection's descriptor."""
         return self._socket.fileno()
 
+    @property
+    def unread(self) -> int:
+        """Bytes of answers that the other end has not taken yet."""
+        return len(self._outgoing)
+
     def read(self) -> Iterator[tuple[ToHub, int | None]]:
         """Yield what has arrived: messages, each with its descriptor if it carries one.
 

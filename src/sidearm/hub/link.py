@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import errno
 import os
 import socket
@@ -115,9 +116,37 @@ class Link:
             if answers:
                 return decode(answers[0])
 
+    def receive(self, seconds: float) -> list[FromHub]:
+        """Wait for what the hub says by itself; nothing may have come when the time is over.
+
+        Raises:
+            OSError: The hub is gone.
+            ProtocolError: What came is no message.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                data = self._socket.recv(RECEIVE_SIZE)
+            except BlockingIOError:
+                remaining = deadline - time.monotonic()
+                if remaining <= 0 or not platform.wait_ready(
+                    self._socket.fileno(), platform.READ, remaining
+                ):
+                    return []
+                continue
+            if not data:
+                raise ConnectionResetError(errno.ECONNRESET, os.strerror(errno.ECONNRESET))
+            if messages := self._splitter.feed(data):
+                return [decode(message) for message in messages]
+
     def wait_writable(self, seconds: float) -> None:
         """Wait until the hub takes more, or hangs up, or the time is over."""
         platform.wait_ready(self._socket.fileno(), platform.WRITE, seconds)
+
+    def end(self) -> None:
+        """Let whoever waits for the hub, in another thread, see the end of the connection."""
+        with contextlib.suppress(OSError):  # the hub was faster
+            self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Hang up."""

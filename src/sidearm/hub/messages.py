@@ -7,6 +7,17 @@ what cannot be understood any more raises :data:`VERSION`, and the hub refuses i
 A worker's first message is :class:`Hello`, answered by :class:`Welcome` or :class:`Refused`.
 :class:`Publish`, :class:`Lost` and :class:`Handoff` are never answered. A :class:`Handoff` carries
 exactly one descriptor (``SCM_RIGHTS``), attached to the first of its bytes.
+
+Records of tasks stay in the processes that made them, until somebody wants to read them::
+
+    reader                         hub                          process
+                                    <---------------------------  Report
+    ReadRecords  ----------------->
+                 <-----------------  Reporters
+                                     SendRecords  -------------->
+                 <-----------------  RecordsOf  <---------------  Records   (the answer)
+                 <-----------------  RecordsOf  <---------------  Records   (news, if it follows)
+                                    <---------------------------  Leave     (the process ends)
 """
 
 from __future__ import annotations
@@ -24,6 +35,9 @@ HELLO_LIMIT = 1024  # bytes; a stranger cannot make the hub wait for more than t
 #: One event as a worker sends it: channel, body (its fields, without id and blank line), keep.
 PublishedEvent: TypeAlias = tuple[str, bytes, bool]
 
+#: One record as a process sends it: whether its round failed or dropped something, and its JSON.
+EncodedRecord: TypeAlias = tuple[bool, bytes]
+
 
 class Message(msgspec.Struct, frozen=True, array_like=True):
     """The base of all messages."""
@@ -34,7 +48,8 @@ class Hello(Message, frozen=True, array_like=True, tag="hello"):
 
     Attributes:
         version: The sender's :data:`VERSION`.
-        role: What the connection is for: ``"publish"``, ``"handoff"`` or ``"ask"``; for logs.
+        role: What the connection is for: ``"publish"``, ``"handoff"``, ``"ask"``, ``"records"`` (of
+            a process that has some) or ``"tasks"`` (of who reads them); for logs.
     """
 
     version: int
@@ -50,6 +65,7 @@ class Welcome(Message, frozen=True, array_like=True, tag="welcome"):
         offset: Nanoseconds to add to ``time.monotonic_ns()`` for a position's time.
         max_event_size: A larger frame is refused (bytes).
         pid: The hub's process.
+        records: Whether it passes records on; a hub before this field does not.
     """
 
     version: int
@@ -57,6 +73,7 @@ class Welcome(Message, frozen=True, array_like=True, tag="welcome"):
     offset: int
     max_event_size: int
     pid: int
+    records: bool = False
 
 
 class Refused(Message, frozen=True, array_like=True, tag="refused"):
@@ -194,8 +211,120 @@ class Figures(Message, frozen=True, array_like=True, tag="figures"):
     gaps: int = 0
 
 
-ToHub: TypeAlias = Hello | Publish | Lost | Handoff | Fetch | Stats
-FromHub: TypeAlias = Welcome | Refused | Fetched | Figures
+class Report(Message, frozen=True, array_like=True, tag="report"):
+    """A process has records of its tasks, and sends them when it is asked to.
+
+    Attributes:
+        pid: The process.
+        app: The application's name.
+    """
+
+    pid: int
+    app: str
+
+
+class SendRecords(Message, frozen=True, array_like=True, tag="send-records"):
+    """The hub asks a process for its records.
+
+    Attributes:
+        request: Names the question, and is in the answers to it. 0: only ``follow`` changes.
+        count: How many, the newest.
+        failed: Only of rounds that failed or dropped something.
+        follow: What is to be sent by itself from now on: ``"all"``, ``"failed"`` or ``""``.
+    """
+
+    request: int
+    count: int
+    failed: bool
+    follow: str
+
+
+class Records(Message, frozen=True, array_like=True, tag="records"):
+    """Records of a process, oldest first.
+
+    Attributes:
+        request: The question that they answer; 0: they are new, and somebody follows.
+        records: Each one as JSON, and whether its round failed or dropped something.
+        more: Whether the rest of the answer follows.
+        missed: Whether some are missing before these: they were overwritten before they were sent.
+    """
+
+    request: int
+    records: list[EncodedRecord]
+    more: bool = False
+    missed: bool = False
+
+
+class Leave(Message, frozen=True, array_like=True, tag="leave"):
+    """A process ends, and leaves its records to the hub.
+
+    Attributes:
+        records: As in :class:`Records`.
+        seen: How many of them, from the first, were sent as news already.
+        more: Whether the rest follows.
+    """
+
+    records: list[EncodedRecord]
+    seen: int = 0
+    more: bool = False
+
+
+class ReadRecords(Message, frozen=True, array_like=True, tag="read-records"):
+    """Somebody wants to read the records of all processes.
+
+    Attributes:
+        count: How many of each process, the newest.
+        failed: Only of rounds that failed or dropped something.
+        follow: Whether new ones are to be sent, too.
+    """
+
+    count: int
+    failed: bool
+    follow: bool
+
+
+class Reporters(Message, frozen=True, array_like=True, tag="reporters"):
+    """Tells a reader which processes are asked; later also which others have come.
+
+    Attributes:
+        processes: ``(number, pid, application)``; the hub numbers them, from 1.
+    """
+
+    processes: list[tuple[int, int, str]]
+
+
+class RecordsOf(Message, frozen=True, array_like=True, tag="records-of"):
+    """Records for a reader, oldest first.
+
+    Attributes:
+        number: The process; 0: what ended processes have left.
+        records: Each one as JSON.
+        more: Whether the rest of the answer follows.
+        missed: Whether some are missing before these.
+    """
+
+    number: int
+    records: list[bytes]
+    more: bool = False
+    missed: bool = False
+
+
+class ReporterLeft(Message, frozen=True, array_like=True, tag="reporter-left"):
+    """Tells a reader that a process is gone.
+
+    Attributes:
+        number: Which.
+    """
+
+    number: int
+
+
+ToHub: TypeAlias = (
+    Hello | Publish | Lost | Handoff | Fetch | Stats | Report | Records | Leave | ReadRecords
+)
+FromHub: TypeAlias = (
+    Welcome | Refused | Fetched | Figures | SendRecords | Reporters | RecordsOf | ReporterLeft
+)
 
 _encoder = msgspec.msgpack.Encoder()
 _to_hub: msgspec.msgpack.Decoder[ToHub] = msgspec.msgpack.Decoder(ToHub)

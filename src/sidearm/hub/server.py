@@ -31,15 +31,20 @@ from .messages import (
     Figures,
     Handoff,
     Hello,
+    Leave,
     Lost,
     Message,
     Opening,
     Publish,
+    ReadRecords,
+    Records,
     Refused,
+    Report,
     Stats,
     ToHub,
     Welcome,
 )
+from .relay import Relay
 from .subscribers import NotAClient, Subscriber, Subscribers
 
 READ_SIZE = 1 << 18  # bytes
@@ -180,6 +185,7 @@ class Hub:
         self._subscribers = Subscribers()
         self._fanout = Fanout(self._subscribers, self._poller, config.subscriber_buffer)
         self._connections: dict[int, Connection] = {}
+        self._relay = Relay(self._answer)
         self._arriving: list[tuple[Handoff, Subscriber]] = []
         self._message_limit = 4 * config.max_event_size + SNAPSHOT_LIMIT
         self._read_buffer = memoryview(bytearray(READ_SIZE))
@@ -357,6 +363,7 @@ class Hub:
         self._poller.forget(connection.fileno())
         del self._connections[connection.fileno()]
         connection.close()
+        self._relay.forget(connection)
 
     def _answer(self, connection: Connection, message: Message) -> None:
         if not connection.answer(message):
@@ -376,10 +383,19 @@ class Hub:
                 self._lose(message.channels)
             case Hello():
                 self._answer(connection, self._welcome())
+            case Report() | Records() | Leave() | ReadRecords():
+                self._relay.take(connection, message)
 
     def _welcome(self) -> Welcome:
         clock = self._log.clock
-        return Welcome(VERSION, clock.epoch, clock.offset, self._config.max_event_size, os.getpid())
+        return Welcome(
+            VERSION,
+            clock.epoch,
+            clock.offset,
+            self._config.max_event_size,
+            os.getpid(),
+            records=True,
+        )
 
     def _publish(self, message: Publish) -> None:
         for channel, body, keep in message.events:

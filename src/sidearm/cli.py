@@ -95,6 +95,82 @@ def hub(info: ScriptInfo, *, socket_path: str | None) -> None:
         )
 
 
+@sidearm.command()
+@click.option(
+    "-n",
+    "--count",
+    type=click.IntRange(1, 100_000),
+    default=20,
+    show_default=True,
+    help="How many past rounds to show, the newest.",
+)
+@click.option("-f", "--follow", is_flag=True, help="Go on with new rounds, until Ctrl-C.")
+@click.option(
+    "--failed",
+    is_flag=True,
+    help="Only rounds that rolled back, or dropped something, or met an error.",
+)
+@click.option("--json", "as_json", is_flag=True, help="One JSON object on each line.")
+@socket_option
+@pass_script_info
+def tasks(
+    info: ScriptInfo,
+    *,
+    count: int,
+    follow: bool,
+    failed: bool,
+    as_json: bool,
+    socket_path: str | None,
+) -> None:
+    """Show what the tasks of the running workers did: why each committed or rolled back.
+
+    Also what each resource did and how long that took, what left after the commit, and what was
+    dropped and why. The records come from the workers through the hub.
+    """
+    with _errors_as_lines():
+        from .tasks.printing import Printer
+        from .tasks.reading import TaskReader
+
+        reader = TaskReader(
+            socket_path or _socket_of(info.load_app()),
+            count=count,
+            failed=failed,
+            notice=lambda text: click.echo(text, err=True),
+        )
+        printer = Printer.for_output()
+        try:
+            for line in reader.follow() if follow else reader.recent():
+                for text in (line.text,) if as_json else printer.lines(line.record):
+                    click.echo(text, color=True)  # what has colours is decided by the printer
+        except KeyboardInterrupt:
+            if not follow:
+                raise
+
+
+def _socket_of(app: Flask) -> str:
+    """The socket of the hub from which an application's records can be had.
+
+    Raises:
+        SettingError: A setting is wrong.
+        StartError: The settings keep the records in their processes.
+    """
+    state = _state_of(app)
+    if state.settings.hub == "memory":
+        raise StartError(
+            "SIDEARM_HUB is 'memory', so the processes of this application speak to no hub. Set it"
+            " to 'auto' or 'socket'."
+        )
+    for key, value in (
+        ("SIDEARM_REPORT_RECORDS", state.settings.report_records),
+        ("SIDEARM_RECORD_COUNT", state.settings.record_count),
+    ):
+        if not value:
+            raise StartError(
+                f"{key} is {value!r}, so the processes of this application report no records."
+            )
+    return state.socket_path
+
+
 def hub_config(app: Flask, socket_path: str | None) -> HubConfig:
     """What an application's settings tell its hub.
 
@@ -106,15 +182,18 @@ def hub_config(app: Flask, socket_path: str | None) -> HubConfig:
         SettingError: A setting is wrong.
         StartError: The settings want no hub process.
     """
-    state: AppState = app.extensions.get("sidearm") or AppState(
-        Sidearm(), app, Settings.from_config(app.config)
-    )
+    state = _state_of(app)
     if state.settings.hub == "memory":
         raise StartError(
             "SIDEARM_HUB is 'memory', so no process of this application would speak to the hub."
             " Set it to 'auto' or 'socket', or use 'flask run'."
         )
     return state.hub_config(socket_path)
+
+
+def _state_of(app: Flask) -> AppState:
+    state: AppState | None = app.extensions.get("sidearm")
+    return state or AppState(Sidearm(), app, Settings.from_config(app.config))
 
 
 def _say(line: str) -> None:

@@ -32,8 +32,10 @@ from .signals import events_dropped
 from .tasks import context, hooks
 from .tasks.claims import CommitMode, Resource, check_mode
 from .tasks.outcome import OutcomeRule
+from .tasks.reporting import Reporter
 from .tasks.requests import snapshot_headers
 from .tasks.state import TaskState
+from .tasks.tracing import look_for_provider
 
 T = TypeVar("T")
 R = TypeVar("R", bound=OutcomeRule)
@@ -49,6 +51,7 @@ class AppState(TaskState):
         arm: The extension object.
         settings: The checked settings.
         socket_path: The Unix socket on which this application's hub is to be found.
+        reporter: Lets the hub ask for this process's records.
     """
 
     def __init__(self, arm: Sidearm, app: Flask, settings: Settings) -> None:
@@ -64,14 +67,15 @@ class AppState(TaskState):
         self._hub: HubClient | MemoryHub | None = None
         self._dev_hub = DevelopmentHub()
         self._lock = threading.Lock()
+        self.reporter = Reporter(self.records, app.name, self.socket_path)
+        # Also when the process ends.
+        weakref.finalize(app, self.reporter.close)
+        self.records.watchers = (self._report, functools.partial(look_for_provider, self.records))
 
     @property
     def hub(self) -> HubClient | MemoryHub:
         """Where events go, and where streams live; made on its first use in each process."""
-        hub = self._hub
-        if hub is None:
-            with self._lock:
-                hub = self._hub = self._hub or self._make_hub()
+        hub = self._its_hub()
         if isinstance(hub, HubClient) and self.settings.hub == "auto" and _in_development():
             self._dev_hub.ensure(hub, self.hub_config())
         return hub
@@ -104,6 +108,13 @@ class AppState(TaskState):
             history_bytes=settings.history_bytes,
         )
 
+    def _its_hub(self) -> HubClient | MemoryHub:
+        hub = self._hub
+        if hub is None:
+            with self._lock:
+                hub = self._hub = self._hub or self._make_hub()
+        return hub
+
     def _make_hub(self) -> HubClient | MemoryHub:
         app = self._app()
         where = self.settings.hub
@@ -116,6 +127,20 @@ class AppState(TaskState):
             pending_age=self.settings.pending_age,
             on_drop=self._events_dropped,
         )
+
+    def _report(self) -> None:
+        """Let the hub ask for this process's records, where one can be."""
+        app, where = self._app(), self.settings.hub
+        if app is None or not (self.settings.report_records and self.settings.record_count):
+            return
+        if where == "memory" or (where == "auto" and app.testing):
+            return
+        start_hub = None
+        if where == "auto" and _in_development():
+            hub = self._its_hub()
+            if isinstance(hub, HubClient):
+                start_hub = functools.partial(self._dev_hub.ensure, hub, self.hub_config())
+        self.reporter.ensure(start_hub)
 
     def _events_dropped(self, count: int, reason: str) -> None:
         app = self._app()

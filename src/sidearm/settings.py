@@ -142,6 +142,12 @@ class Settings:
     record_count: int = _setting(
         200, _whole(0, "records"), "records", "Records of settled rounds kept in each process."
     )
+    report_records: bool = _setting(
+        True,
+        _boolean,
+        "",
+        "Let 'flask sidearm tasks' read the records of each process, through the hub.",
+    )
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Settings:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from blinker import NamedSignal
@@ -16,6 +16,8 @@ logger = logging.getLogger("sidearm.tasks")
 
 #: The name of a request's task that no URL rule matched.
 NO_ENDPOINT = "no endpoint"
+
+LOOK_INTERVAL = 1.0  # seconds
 
 #: What the records of one task share: the status of the response, the name, the kind, and the
 #: URL rule and the method of a request.
@@ -182,10 +184,32 @@ class Records:
 
     Args:
         count: How many are kept.
+
+    Attributes:
+        entries: What they are made of.
+        watchers: Called by a record, at most once a second.
+        export: Called with each entry, if there is somebody for it.
     """
 
     def __init__(self, count: int) -> None:
         self.entries: deque[Entry] = deque(maxlen=count)
+        self.watchers: Sequence[Callable[[], None]] = ()
+        self.export: Callable[[Entry], None] | None = None
+        # Between these readings of time.time() nobody needs to look again.
+        self.looked = self.next_look = 0.0
+
+    def look(self, now: float) -> None:
+        """Ask each watcher whether something has come that wants these records."""
+        self.looked, self.next_look = now, now + LOOK_INTERVAL
+        for watch in self.watchers:
+            try:
+                watch()
+            except Exception:
+                logger.exception("Nobody could be found who wants records.")
+
+    def look_again(self) -> None:
+        """Let the next record look: after a fork, nothing is as it was."""
+        self.next_look = 0.0
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -205,6 +229,11 @@ def keep(entry: Entry, records: Records, app: Any) -> None:
     those who ask by the level.
     """
     records.entries.append(entry)
+    # The clock may be set back, so both ends count.
+    if not records.looked <= entry[9] < records.next_look:
+        records.look(entry[9])
+    if records.export is not None:
+        records.export(entry)
     # Every request comes by here, and few programs look.
     if logger.isEnabledFor(logging.INFO) or round_settled.receivers:
         _show(entry, app)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import select
+import sys
 from collections.abc import Generator
 from typing import TYPE_CHECKING
 
@@ -136,6 +138,7 @@ def tasks(
             count=count,
             failed=failed,
             notice=lambda text: click.echo(text, err=True),
+            is_over=_nobody_reads,
         )
         printer = Printer.for_output()
         try:
@@ -145,6 +148,16 @@ def tasks(
         except KeyboardInterrupt:
             if not follow:
                 raise
+
+
+def _nobody_reads() -> bool:
+    """Whether standard output is a pipe whose reader has gone, which only writing would tell."""
+    try:
+        poll = select.poll()
+        poll.register(sys.stdout.fileno(), 0)
+        return any(events & select.POLLERR for _, events in poll.poll(0))
+    except (AttributeError, OSError, ValueError):  # no poll here, or no descriptor
+        return False
 
 
 def _socket_of(app: Flask) -> str:

@@ -286,3 +286,15 @@ def test_t1_flask_shell_commits_only_what_the_user_commits(
     result = flask("shell", stdin=shell_lines(*lines))
     assert "Error" not in result.stderr.replace("ZeroDivisionError", "")
     assert database.saved() == (["typed"] if kept else [])
+
+
+@pytest.mark.parametrize("program", [["flask"], ["-m", "flask"]], ids=" ".join)
+def test_t11_a_commands_record_has_its_name(
+    database: Notes, commands: Any, monkeypatch: pytest.MonkeyPatch, program: list[str]
+) -> None:
+    """Not that of the program, however that was started."""
+    prog_name = " ".join(["python", *program]) if program[0] == "-m" else program[0]
+    runner = commands.app.test_cli_runner()
+    runner.invoke(args=["nested", "write"], prog_name=prog_name)
+    (record,) = commands.app.extensions["sidearm"].records
+    assert (record.kind, record.task) == ("command", "nested write")

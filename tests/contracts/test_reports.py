@@ -6,7 +6,7 @@ import json
 import os
 import threading
 import time
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -39,7 +39,12 @@ class Follower:
         self.tasks: list[str] = []
         self.is_over = False
         self._changed = threading.Condition()
-        self._reader = TaskReader(socket_path, notice=self._notice, **{"count": 20, **options})
+        self._reader = TaskReader(
+            socket_path,
+            notice=self._notice,
+            is_over=lambda: self.is_over,
+            **{"count": 20, **options},
+        )
         self._thread = threading.Thread(target=self._follow, daemon=True)
         self._thread.start()
 
@@ -47,22 +52,19 @@ class Follower:
         with self._changed:
             self.notices.append(text)
             self._changed.notify_all()
-            # Nobody starts another hub after the test, and waiting for one has no other end.
-            if self.is_over:
-                raise KeyboardInterrupt
 
     def _follow(self) -> None:
-        with suppress(KeyboardInterrupt):
-            for line in self._reader.follow():
-                with self._changed:
-                    self.tasks.append(line.record["task"])
-                    self._changed.notify_all()
+        for line in self._reader.follow():
+            with self._changed:
+                self.tasks.append(line.record["task"])
+                self._changed.notify_all()
 
     def wait_for(self, condition: Callable[[], bool]) -> None:
         with self._changed:
             assert self._changed.wait_for(condition, PATIENCE), (self.tasks, self.notices)
 
     def close(self) -> None:
+        self.is_over = True
         self._thread.join(PATIENCE)
         assert not self._thread.is_alive()
 
@@ -76,7 +78,7 @@ def socket_path() -> Iterator[str]:
 
 @pytest.fixture
 def followers() -> Iterator[list[Follower]]:
-    """Those of the test; each ends when its hub does."""
+    """Those of the test, which end with it."""
     followers: list[Follower] = []
     yield followers
     for follower in followers:
@@ -85,7 +87,7 @@ def followers() -> Iterator[list[Follower]]:
 
 @pytest.fixture
 def follow(socket_path: str, followers: list[Follower]) -> Callable[..., Follower]:
-    """Follow in a thread, until there is no hub any more after the test."""
+    """Follow in a thread, until the end of the test."""
 
     def start(**options: Any) -> Follower:
         followers.append(Follower(socket_path, **options))
@@ -95,13 +97,11 @@ def follow(socket_path: str, followers: list[Follower]) -> Callable[..., Followe
 
 
 @pytest.fixture
-def hub(socket_path: str, followers: list[Follower]) -> Iterator[Server]:
+def hub(socket_path: str) -> Iterator[Server]:
     """A hub in a thread."""
     server = Server(HubConfig(socket=socket_path, heartbeat=0))
     server.start_in_thread()
     yield server
-    for follower in followers:
-        follower.is_over = True
     server.stop()
 
 
@@ -359,7 +359,6 @@ def test_t11_follow_goes_on_after_a_restart_of_the_hub(
         follower.wait_for(lambda: "after" in follower.tasks)
         assert follower.tasks == ["before", "live", "meanwhile", "after"]
     finally:
-        follower.is_over = True
         again.stop()
 
 

@@ -46,7 +46,8 @@ class CommandLine:
         state = state_of(app)
         state.begin_context(app, app_context)
         click_context = click.get_current_context()
-        program, _, name = click_context.command_path.partition(" ")
+        program = click_context.find_root().command_path  # "flask", or "python -m flask"
+        name = click_context.command_path.removeprefix(program).lstrip()
         task = Task(app, state, [None, name or program, "command", None, None])
         root = self._watch(click_context)
         if not self._waits:

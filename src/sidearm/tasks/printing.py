@@ -133,7 +133,8 @@ def _duration(seconds: float) -> str:
         return ""
     if seconds >= 10:
         return f"{seconds:.1f} s"
-    return f"{seconds * 1000:.{2 if seconds < 0.01 else 1 if seconds < 0.1 else 0}f} ms"
+    decimals = sum(seconds < limit for limit in (1e-4, 1e-2, 1e-1))
+    return f"{seconds * 1000:.{decimals}f} ms"
 
 
 def _wrap(text: str, width: int) -> list[str]:

@@ -21,6 +21,7 @@ from ..hub.reader import NoHub, RecordReader
 ANSWER_PATIENCE = 2.0  # seconds for all processes to answer
 WINDOW = 0.3  # seconds for which a record waits for earlier ones
 RECONNECT_DELAY = 0.25  # seconds
+OVER_INTERVAL = 1.0  # seconds
 EVERY_RECORD = 1 << 31
 REMEMBERED = 100_000  # records that are known again after a restart of the hub
 
@@ -50,6 +51,7 @@ class TaskReader:
         count: How many past ones, the newest.
         failed: Only of rounds that failed or dropped something.
         notice: Called with a sentence about what is not as it should be.
+        is_over: Asked once a second while there is nothing new; a true answer ends following.
     """
 
     def __init__(
@@ -59,11 +61,13 @@ class TaskReader:
         count: int,
         failed: bool = False,
         notice: Callable[[str], None],
+        is_over: Callable[[], bool] = bool,
     ) -> None:
         self._socket_path = socket_path
         self._count = count
         self._failed = failed
         self._notice = notice
+        self._is_over = is_over
         self._processes: dict[int, str] = {}
         self._seen: set[int] = set()
         self._order: deque[int] = deque()
@@ -87,7 +91,7 @@ class TaskReader:
         return lines[-self._count :]
 
     def follow(self) -> Iterator[Line]:
-        """The newest records, oldest first, and then each new one; without an end.
+        """The newest records, oldest first, and then each new one, until it is over.
 
         Raises:
             HubError: There is no hub at the beginning, or one that cannot be understood.
@@ -102,17 +106,22 @@ class TaskReader:
                 yield from self._news(reader, began)
             except OSError as error:
                 self._notice(f"The hub on {self._socket_path!r} is away ({error}). Waiting for it.")
+            else:
+                return
             finally:
                 reader.close()
             # What was settled meanwhile is still in the workers.
-            reader, count = self._reconnect(), EVERY_RECORD
+            again, count = self._reconnect(), EVERY_RECORD
+            if again is None:
+                return
+            reader = again
 
     def _since(self, began: float, lines: Iterable[Line]) -> list[Line]:
         """What has come since this began: a process that comes back brings all that it has."""
         return [line for line in lines if line.ended >= began]
 
-    def _reconnect(self) -> RecordReader:
-        while True:
+    def _reconnect(self) -> RecordReader | None:
+        while not self._is_over():
             time.sleep(RECONNECT_DELAY)
             try:
                 reader = RecordReader(self._socket_path)
@@ -120,6 +129,7 @@ class TaskReader:
                 continue
             self._notice(f"The hub is back (process {reader.hub_pid}).")
             return reader
+        return None
 
     def _first(self, reader: RecordReader, count: int, *, follow: bool) -> list[Line]:
         """What all processes answer that there are."""
@@ -166,11 +176,11 @@ class TaskReader:
     def _news(self, reader: RecordReader, began: float) -> Iterator[Line]:
         heap: list[Line] = []
         try:
-            while True:
+            while heap or not self._is_over():
                 now = time.time()
                 while heap and not now - WINDOW < heap[0].ended <= now:
                     yield heapq.heappop(heap)
-                for message in reader.receive(WINDOW / 3 if heap else 3600.0):
+                for message in reader.receive(WINDOW / 3 if heap else OVER_INTERVAL):
                     if isinstance(message, Reporters):
                         self._introduce(message)
                     elif isinstance(message, RecordsOf):

@@ -21,7 +21,11 @@ from sidearm.cli import sidearm as command
 from sidearm.events.polling import POLL_INTERVAL
 from sidearm.hub.opening import GAP_EVENT
 from sidearm.hub.platform import SOCKET_PATH_LIMIT
+from sidearm.hub.relay import KEPT_RECORDS
 from sidearm.settings import Settings
+from sidearm.tasks.reading import WINDOW
+from sidearm.tasks.records import LOOK_INTERVAL
+from sidearm.tasks.reporting import LONGEST_LIST, TICK, UNFINISHED
 from sidearm.tasks.task import STATES
 from sidearm.workers.processes import FIRST_DELAY, LONGEST_DELAY
 from sidearm.workers.web import DEFAULT_WORKERS
@@ -161,6 +165,14 @@ def test_the_states_are_all_explained() -> None:
             Settings().fail_statuses == range(400, 600),
         ),
         ("explanation/delivery.md", "`sidearm:gap`", GAP_EVENT == "sidearm:gap"),
+        ("reference/cli.md", "keeps the newest 1,000", KEPT_RECORDS == 1000),
+        ("reference/cli.md", "more than 500 calls", LONGEST_LIST == 500),
+        (
+            "reference/cli.md",
+            "is shown within a second",
+            max(TICK + WINDOW + WINDOW / 3, UNFINISHED) <= 1,
+        ),
+        ("reference/tasks.md", "at most once a second", LOOK_INTERVAL == 1),
         ("tutorial/live-counter.md", "two blocking web workers", DEFAULT_WORKERS == 2),
     ],
 )

@@ -26,7 +26,7 @@ import msgspec
 
 from ..exceptions import HubError, ProtocolError
 from ..hub.link import Link
-from ..hub.messages import EncodedRecord, Leave, Message, Report, SendRecords, encode
+from ..hub.messages import EncodedRecord, Leave, Report, SendRecords, encode
 from ..hub.messages import Records as RecordsMessage
 from .records import Entry, Record, Records
 
@@ -103,16 +103,15 @@ class Reporter:
         if not self._may_report:
             return
         link = self._link
-        snapshot = self._snapshot()
-        if link is None and snapshot and Path(self._socket_path).exists():
+        if link is None and self._snapshot() and Path(self._socket_path).exists():
             with contextlib.suppress(OSError, HubError, ProtocolError):
                 link = self._connect(PATIENCE)
         if link is None:
             return
         # The thread may be in the middle of an answer.
-        if snapshot and link.welcome.records and self._sending.acquire(timeout=PATIENCE):
+        if link.welcome.records and self._sending.acquire(timeout=PATIENCE):
             try:
-                self._leave(link, snapshot)
+                self._leave(link)
             except OSError as error:
                 logger.debug("The hub on %r was not told of records: %s", self._socket_path, error)
             finally:
@@ -170,16 +169,21 @@ class Reporter:
         """Answer until the hub hangs up, or until this process does."""
         follow = ""
         while not self._closing.is_set():
-            for message in link.receive(TICK if follow else IDLE):
-                if not isinstance(message, SendRecords):
-                    raise ProtocolError(f"The hub said {message!r} instead of asking for records.")
+            messages = link.receive(TICK if follow else IDLE)
+            # Who closes the reporter goes on where this has come to.
+            with self._sending:
+                if self._closing.is_set():
+                    return
+                for message in messages:
+                    if not isinstance(message, SendRecords):
+                        raise ProtocolError(f"The hub said {message!r} and asked for no records.")
+                    if follow:
+                        self._send_news(link, follow)
+                    if message.request:
+                        self._answer(link, message, begins=not follow)
+                    follow = message.follow
                 if follow:
                     self._send_news(link, follow)
-                if message.request:
-                    self._answer(link, message, begins=not follow)
-                follow = message.follow
-            if follow:
-                self._send_news(link, follow)
 
     def _answer(self, link: Link, message: SendRecords, *, begins: bool) -> None:
         snapshot = self._snapshot()
@@ -192,7 +196,7 @@ class Reporter:
         batches = list(self._batches(chosen[-message.count :])) or [[]]
         for position, batch in enumerate(batches, 1):
             more = position < len(batches)
-            self._send(link, RecordsMessage(message.request, batch, more))
+            link.send(encode(RecordsMessage(message.request, batch, more)), HUB_PATIENCE)
 
     def _send_news(self, link: Link, follow: str) -> None:
         snapshot = self._snapshot()
@@ -201,13 +205,14 @@ class Reporter:
         news = _after(snapshot, self._newest)
         missed = news is None
         news = snapshot if news is None else news
-        self._newest = snapshot[-1]
         chosen = [each for each in news if follow == "all" or has_failed(each)]
         for batch in self._batches(chosen) if chosen or not missed else [[]]:
-            self._send(link, RecordsMessage(0, batch, missed=missed))
+            link.send(encode(RecordsMessage(0, batch, missed=missed)), HUB_PATIENCE)
             missed = False
+        self._newest = snapshot[-1]
 
-    def _leave(self, link: Link, snapshot: Sequence[Entry]) -> None:
+    def _leave(self, link: Link) -> None:
+        snapshot = self._snapshot()
         unseen = _after(snapshot, self._newest)
         seen = 0 if unseen is None else len(snapshot) - len(unseen)
         batches = list(self._batches(snapshot))
@@ -215,11 +220,6 @@ class Reporter:
             more = position < len(batches)
             link.send(encode(Leave(batch, min(seen, len(batch)), more)), PATIENCE)
             seen = max(0, seen - len(batch))
-
-    def _send(self, link: Link, message: Message) -> None:
-        with self._sending:
-            if not self._closing.is_set():
-                link.send(encode(message), HUB_PATIENCE)
 
     def _snapshot(self) -> Sequence[Entry]:
         """This process's own records, without the newest ones that are not finished."""

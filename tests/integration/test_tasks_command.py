@@ -141,7 +141,7 @@ def follow(tmp_path: Path) -> Iterator[Callable[..., Following]]:
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[UpServer]:
-    """A running deployment with two workers, of which each has served a request."""
+    """A running deployment with two workers, which the hub knows."""
     with UpServer(
         "recorded:app",
         cwd=APPS,
@@ -149,7 +149,9 @@ def site() -> Iterator[UpServer]:
         start_timeout=PATIENCE,
         stop_timeout=PATIENCE,
     ) as site:
-        assert len(meet(site)) == 2
+        pids = meet(site)
+        assert len(pids) == 2
+        wait_for_records(site, lambda records: pids == {each["pid"] for each in records})
         yield site
 
 
@@ -186,12 +188,11 @@ def test_t11_a_failed_round_is_seen_while_its_worker_is_idle(
     site: UpServer, follow: Callable[..., Following]
 ) -> None:
     """One that follows sees it without another request; Ctrl-C ends it, and that is no error."""
-    following = follow(site, "--failed", "-n", "1")
     post(site, "/full")  # so that there is something to see when it has begun
-    following.wait_for(lambda: "time" in following.output)
-    seen = following.output.count("(full)")
+    following = follow(site, "--failed", "-n", "1")
+    following.wait_for(lambda: "(full)" in following.output)
     post(site, "/full")
-    following.wait_for(lambda: following.output.count("(full)") == seen + 1)
+    following.wait_for(lambda: following.output.count("(full)") == 2)
     assert "(index)" not in following.output
     assert following.interrupt() == 0
     assert following.errors == ""

@@ -139,10 +139,10 @@ class TaskReader:
         waiting: set[int] | None = None
         lines: list[Line] = []
         while waiting is None or waiting:
-            remaining = deadline - time.monotonic()
-            if remaining <= 0:
+            messages = reader.receive(max(0.0, deadline - time.monotonic()))
+            if not messages and time.monotonic() >= deadline:
                 break
-            for message in reader.receive(remaining):
+            for message in messages:
                 match message:
                     case Reporters():
                         self._introduce(message)

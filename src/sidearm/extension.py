@@ -163,7 +163,9 @@ class DevelopmentHub:
             client: Who asks for it.
             config: How to start one.
         """
-        if client.position() is not None or time.monotonic() < self._next_try:
+        # Without a socket there is none, and a client that finds that out says so in the log.
+        is_there = Path(config.socket).exists() and client.position() is not None
+        if is_there or time.monotonic() < self._next_try:
             return
         with self._lock:
             if time.monotonic() < self._next_try:

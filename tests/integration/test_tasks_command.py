@@ -249,6 +249,7 @@ def test_t11_flask_run_has_a_hub_for_it() -> None:
             pass  # the hub starts in the background
         records = wait_for_records(server, bool)
         assert (records[0]["pid"], records[0]["task"]) == (pid, "index")
+        assert "hub" not in server.log_text()  # nothing is wrong, so nothing is said
 
 
 def test_t11_output_that_nobody_reads_ends_it(site: UpServer) -> None:

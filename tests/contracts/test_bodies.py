@@ -311,3 +311,43 @@ def test_t6_clients_that_read_and_clients_that_leave(server: Server) -> None:
         expected = ends * turn
         server.wait_until(lambda: ask(server, "/records") == expected, 30, "the body's end")  # noqa: B023
     assert ask(server, "/saved") == ["finite", "finite"]
+
+
+@pytest.mark.timeout(60)
+def test_t9_a_body_is_collected_while_another_task_settles(
+    app: Flask, ledger: Any, serve: Any
+) -> None:
+    """The garbage collector comes at any allocation: the two do not wait for each other."""
+    thing = ledger.resource("thing")
+    tasks: list[Any] = []
+
+    class Collecting(dict[Any, Any]):
+        """The claims of a round, in the middle of whose settling the collector comes."""
+
+        def values(self) -> Any:
+            gc.collect()
+            return super().values()
+
+    def stream() -> Response:
+        tasks.append(current_task._get_current_object())  # type: ignore[attr-defined]
+        return Response(iter(["one", "two"]))
+
+    def view() -> str:
+        thing()
+        current_task.round.claims = Collecting(current_task.round.claims)
+        return "good"
+
+    serve(stream, "/stream")
+    serve(view)
+    gc.disable()  # until then
+    try:
+        response: Any = app.test_client().get("/stream", buffered=False)
+        next(response.response)
+        response.itself = response
+        del response
+        assert tasks[0].round.state == "open"
+        assert app.test_client().get("/").text == "good"
+    finally:
+        gc.enable()
+    assert (tasks[0].round.kind, tasks[0].round.state) == ("body", "closed")
+    assert ledger.lines == ["claim thing", "commit thing", "release thing"]

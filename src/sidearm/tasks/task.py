@@ -12,7 +12,7 @@ contexts nor any database; ``context`` drives it and ``resources`` give it claim
 from __future__ import annotations
 
 import logging
-from _thread import RLock, allocate_lock
+from _thread import RLock
 from collections import deque
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
@@ -42,8 +42,9 @@ CLOSED = "closed"
 _NONE: frozenset[Any] = frozenset()
 
 #: Held for the moment in which a round stops to take claims and calls, or takes one. One for all:
-#: nothing that waits, and nothing of anybody else's, happens under it.
-_moment = allocate_lock()
+#: nothing that waits, and nothing of anybody else's, happens under it. But the garbage collector
+#: may come in it, and settle a body that nobody closed: who holds it may take it once more.
+_moment = RLock()
 
 #: From each state of a round to those that may follow. The docs' picture is drawn from it.
 STATES: dict[str, tuple[str, ...]] = {

@@ -21,6 +21,7 @@ FLOORS = (
     "tests/contracts/test_bodies.py",
     "tests/contracts/test_callbacks.py",
     "tests/contracts/test_commands.py",
+    "tests/contracts/test_extensions.py",
     "tests/contracts/test_footguns.py",
     "tests/contracts/test_outcomes.py",
     "tests/contracts/test_records.py",

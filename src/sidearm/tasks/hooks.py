@@ -12,7 +12,7 @@ from types import CodeType, FrameType
 from typing import Any
 
 from blinker import Signal
-from flask import Flask, appcontext_tearing_down, got_request_exception
+from flask import Flask, appcontext_tearing_down, got_request_exception, request_started
 from flask.globals import _cv_app, _cv_request
 
 from . import bodies, outcome
@@ -164,7 +164,22 @@ def install(app: Flask) -> None:
     got_request_exception.connect(on_got_request_exception, app)
     app.do_teardown_request = _watch_teardown(app)  # type: ignore[method-assign]
     app.after_request_funcs.setdefault(None, []).insert(0, settle_request)
+    state.first_request = FirstRequest()
+    request_started.connect(state.first_request, app)
     _place(app)
+
+
+class FirstRequest:
+    """Places the hooks once more when the first request begins, whatever its view will do.
+
+    Else what an extension had wrapped since would hide the exceptions of a request that claims
+    nothing before them. Then it disconnects itself altogether: a receiver that stayed, even for
+    another application, would cost each request two microseconds.
+    """
+
+    def __call__(self, app: Flask, **_: Any) -> None:
+        request_started.disconnect(self)
+        _place(app)
 
 
 def _place(app: Flask) -> None:

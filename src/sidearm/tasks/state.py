@@ -33,6 +33,7 @@ class TaskState:
         place_hooks: Puts the hooks outside of what other extensions have registered since.
         others_come_after: Whether there are other ``after_request`` functions than ours.
         placed: Whether they stand where they have to, and Flask lets nobody register more.
+        first_request: The receiver that places them for good; kept here, since signals do not.
         watch: What stands in the place of ``app.handle_user_exception``.
         run_late: Runs what waited for the end of a task's response.
         watch_contexts: Sees to it that the end of an application context is seen, too.
@@ -47,6 +48,7 @@ class TaskState:
         self.place_hooks: Callable[[Flask], None]
         self.others_come_after = True
         self.placed = False
+        self.first_request: object = None
         self._by_status: dict[int, outcome.Decision] = {}
         self.watch: object = None
         self.run_late: Callable[[Task], None]

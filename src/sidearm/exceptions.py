@@ -69,6 +69,25 @@ class NoSavepoint(SidearmError, TypeError):
         )
 
 
+class TransactionAborted(SidearmError, RuntimeError):
+    """A task is to commit a transaction in which a statement has failed, and the database refuses.
+
+    PostgreSQL answers COMMIT with ROLLBACK then, which drivers do not tell; SQLite has rolled back
+    already.
+
+    Attributes:
+        resource: The resource's name.
+    """
+
+    def __init__(self, resource: str) -> None:
+        self.resource = resource
+        super().__init__(
+            f"The transaction of {resource} cannot be committed: a statement in it failed, and the"
+            " work before it is lost with it. Let the exception leave the view, or put what may"
+            " fail into 'with current_task.savepoint():', and catch the exception outside of it."
+        )
+
+
 class NotWhileWaiting(SidearmError, RuntimeError):
     """A Redis command has no true answer, since something waits for the commit.
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextvars
 import logging
+import sqlite3
 import threading
 from contextlib import closing
 from itertools import chain
@@ -907,3 +908,80 @@ def test_dj_17_what_a_callback_writes_through_a_closure_is_saved(
     assert app.test_client().get("/").text == "ok"
     assert store.saved() == ["order", "first", "third"]
     assert store.out() == 0
+
+
+@pytest.mark.parametrize("knows", [True, False])
+def test_t5_what_sqlite_rolled_back_by_itself_is_no_commit(
+    handled: Flask, make: Any, serve: Any, knows: bool
+) -> None:
+    """For a full disk, or as a constraint asks for it, all work before the statement is lost."""
+    store = make("sqlite3")
+    ran: list[str] = []
+
+    def view() -> str:
+        store.write("order")
+        after_commit(lambda: ran.append("mail"))
+        database = store.connection()
+        (number,) = database.execute("SELECT max(id) FROM notes").fetchone()
+        try:
+            database.execute("INSERT OR ROLLBACK INTO notes VALUES (?, 'twice')", (number,))
+        except sqlite3.IntegrityError:
+            if knows:
+                database.rollback()
+                store.write("another")
+        return "saved"
+
+    serve(view)
+    answer = handled.test_client().get("/")
+    assert answer.status_code == (200 if knows else 500)
+    assert store.saved() == (["another"] if knows else [])
+    assert ran == []
+    assert store.out() == 0
+
+
+# -- commands and teardown functions
+
+
+def test_t7_t9_a_callback_of_a_command_shares_its_claims(app: Flask, ledger: Any) -> None:
+    """It is the command's own task that the callback works in, also after one that was ended."""
+    thing = ledger.resource("thing")
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    @app.cli.command("work")
+    def work() -> None:
+        thing()
+        after_commit(interrupted)
+        after_commit(lambda: ledger.lines.append(f"callback {thing() is not None}"))
+
+    app.test_cli_runner().invoke(args=["work"])
+    assert ledger.lines[:3] == ["claim thing", "commit thing", "callback True"]
+    assert ledger.lines[-1] == "release thing"
+    assert ledger.count("claim") == ledger.count("release") == 1
+
+
+@pytest.mark.parametrize("kind", ["context", "request"])
+def test_t2_t9_a_teardown_function_that_claims_and_raises_leaves_nothing(
+    app: Flask, ledger: Any, serve: Any, kind: str
+) -> None:
+    """Nothing that Flask still calls then could see it."""
+    thing = ledger.resource("thing")
+    serve(lambda: "ok", endpoint="view")
+
+    @app.teardown_appcontext
+    def teardown(_: Any) -> None:
+        thing()
+        raise Broken
+
+    def end() -> None:
+        if kind == "request":
+            app.test_client().get("/")
+        else:
+            app.app_context().__enter__().pop()
+
+    for _ in range(2):
+        ledger.lines.clear()
+        with pytest.raises(Broken):
+            end()
+        assert ledger.lines == ["claim thing", "rollback thing", "release thing"]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
 from flask import Flask, Response, stream_with_context
 
 from sidearm import Sidearm, after_commit, current_task
+from sidearm.exceptions import TransactionAborted
 from sidearm.testing import PostgresServer
 
 psycopg = pytest.importorskip("psycopg", reason="pip install 'psycopg[binary]' psycopg-pool")
@@ -216,3 +218,38 @@ def test_t3_a_connection_that_the_server_cut(
     with arm.task("next"):
         store.write("saved")
     assert store.saved() == ["saved"]
+
+
+@pytest.mark.parametrize("catches", ["in the view", "outside a savepoint"])
+def test_t5_t7_a_swallowed_error_is_no_commit(store: Store, app: Flask, catches: str) -> None:
+    """PostgreSQL answers COMMIT with ROLLBACK then, and no driver tells: so nobody hears of it."""
+    left: list[str] = []
+
+    def savepoint() -> Any:
+        return current_task.savepoint() if catches == "outside a savepoint" else nullcontext()
+
+    @app.post("/")
+    def view() -> str:
+        store.write("order")
+        after_commit(lambda: left.append("mail"))
+        try:
+            with savepoint():
+                store.write("order")
+                # A session sends it only now.
+                store.get().execute(store._text("SELECT 1"))
+        except (psycopg.Error, sqlalchemy.exc.DBAPIError):
+            pass
+        return "saved"
+
+    @app.errorhandler(TransactionAborted)
+    def refused(error: TransactionAborted) -> tuple[str, int]:
+        return str(error), 503
+
+    answer = app.test_client().post("/")
+    if catches == "in the view":
+        assert answer.status_code == 503
+        assert "cannot be committed" in answer.text
+        assert (store.saved(), left) == ([], [])
+    else:
+        assert (answer.status_code, store.saved(), left) == (200, ["order"], ["mail"])
+    assert store.out() == 0

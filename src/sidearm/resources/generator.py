@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from ..tasks.claims import Claim, CommitMode, Resource, Savepoint
 from .savepoints import savepoint_of
-from .transactions import Probe, probe_for
+from .transactions import Probe, probe_for, refuse_aborted
 
 _END = object()
 
@@ -94,6 +94,8 @@ class GeneratorClaim(Claim):
         return savepoint_of(self.value, self.resource.name)
 
     def commit(self) -> None:
+        if self.can_look:
+            refuse_aborted(self.value, self.resource.name)
         commit = getattr(self.value, "commit", None)
         if commit is not None:
             commit()

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..tasks.claims import Claim, CommitMode, Resource, Savepoint
 from .savepoints import savepoint_of
-from .transactions import probe_for
+from .transactions import probe_for, refuse_aborted
 
 
 class ConnectionPool(Resource):
@@ -54,6 +54,7 @@ class PooledClaim(Claim):
         return savepoint_of(self.value, self.resource.name)
 
     def commit(self) -> None:
+        refuse_aborted(self.value, self.resource.name)
         self.value.commit()
 
     def rollback(self) -> None:

@@ -24,6 +24,7 @@ from sqlalchemy.orm import Session, scoped_session, sessionmaker
 from ..tasks.claims import Claim, CommitMode, Resource, Transaction
 from ..tasks.context import at_teardown, find_task, is_inner
 from .savepoints import Nested
+from .transactions import refuse_aborted_under
 
 if TYPE_CHECKING:
     from ..tasks.task import Task
@@ -101,6 +102,7 @@ class ConnectionClaim(Claim):
         return Nested(self.value)
 
     def commit(self) -> None:
+        refuse_aborted_under(self.value, self.resource.name)
         self.value.commit()
 
     def rollback(self) -> None:
@@ -218,7 +220,7 @@ class SessionClaim(Claim):
         super().__init__(resource, session)
         self._release = release
         self._ending = "close"
-        self._connections: list[dict[Any, Any]] = []
+        self._connections: list[tuple[Any, dict[Any, Any]]] = []
         _listen()
         # A session can have been claimed before, by the task of a test's fixture: Flask 3.1 lends
         # requests its context. Until this claim is released, the session tells this one.
@@ -245,6 +247,8 @@ class SessionClaim(Claim):
         return SessionSavepoint(self)
 
     def commit(self) -> None:
+        for connection, _ in self._connections:
+            refuse_aborted_under(connection, self.resource.name)
         self.value.commit()
 
     def rollback(self) -> None:
@@ -272,17 +276,17 @@ class SessionClaim(Claim):
 
     def root_ended(self) -> None:
         """It ended."""
-        for info in self._connections:
+        for _, info in self._connections:
             info.pop(_CLAIM, None)
         self._connections.clear()
         transaction, self._current = self._current, None
         if transaction is not None and self.round is not None:
             self.round.transaction_ended(transaction, self._ending)
 
-    def connected(self, info: dict[Any, Any]) -> None:
+    def connected(self, connection: Any) -> None:
         """The transaction reached a connection: its statements will tell what they write."""
-        info[_CLAIM] = self
-        self._connections.append(info)
+        connection.info[_CLAIM] = self
+        self._connections.append((connection, connection.info))
 
     def wrote(self) -> None:
         """Something was written, or is about to be."""
@@ -379,7 +383,7 @@ def _after_begin(session: Session, transaction: Any, connection: Any) -> None:
     claim = _claim_of(session)
     if claim is None:
         return
-    claim.connected(connection.info)
+    claim.connected(connection)
     engine = connection.engine
     if engine not in _engines:
         _engines.add(engine)

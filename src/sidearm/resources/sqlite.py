@@ -8,6 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, ClassVar, Literal
 
+from ..exceptions import TransactionAborted
 from ..tasks.claims import Claim, CommitMode, Resource, Savepoint, Transaction
 from .savepoints import savepoint_of
 
@@ -25,6 +26,8 @@ class Connection(sqlite3.Connection):
     def rollback(self) -> None:
         """Roll the open transaction back."""
         super().rollback()
+        if self.sidearm_claim is not None:
+            self.sidearm_claim.is_lost = False  # the application knows
         self._tell("rollback")
 
     def cursor(self, factory: Any = None) -> Any:
@@ -34,7 +37,11 @@ class Connection(sqlite3.Connection):
     def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
         """Execute a statement; ``COMMIT`` and ``ROLLBACK`` end the transaction like the methods."""
         before = self.in_transaction
-        cursor = super().execute(sql, *parameters)
+        try:
+            cursor = super().execute(sql, *parameters)
+        except sqlite3.Error:
+            self.statement_failed(before=before)
+            raise
         self.statement_ended(sql, before=before)
         return cursor
 
@@ -51,6 +58,12 @@ class Connection(sqlite3.Connection):
         if before and not self.in_transaction:
             ends_well = sql.lstrip().upper().startswith(("COMMIT", "END"))
             self._tell("commit" if ends_well else "rollback")
+
+    def statement_failed(self, *, before: bool) -> None:
+        """Tell if SQLite has rolled everything back for a statement, as it does for a full disk."""
+        if before and not self.in_transaction and self.sidearm_claim is not None:
+            self.sidearm_claim.is_lost = True
+            self._tell("rollback")
 
     def __exit__(
         self,
@@ -75,7 +88,12 @@ class Cursor(sqlite3.Cursor):
         """Execute a statement; ``COMMIT`` and ``ROLLBACK`` are seen."""
         connection = self.connection
         before = connection.in_transaction
-        super().execute(sql, *parameters)
+        try:
+            super().execute(sql, *parameters)
+        except sqlite3.Error:
+            if isinstance(connection, Connection):
+                connection.statement_failed(before=before)
+            raise
         if isinstance(connection, Connection):
             connection.statement_ended(sql, before=before)
         return self
@@ -125,9 +143,14 @@ class SQLite(Resource):
 
 
 class SQLiteClaim(Claim):
-    """A claimed connection; ``in_transaction`` tells whether something was written."""
+    """A claimed connection; ``in_transaction`` tells whether something was written.
+
+    Attributes:
+        is_lost: Whether SQLite rolled back what the task is to commit, for a statement that failed.
+    """
 
     tells: ClassVar[bool] = True
+    is_lost = False
 
     def __init__(
         self, resource: Resource, connection: Connection, release: Callable[[], None]
@@ -159,6 +182,8 @@ class SQLiteClaim(Claim):
         return savepoint_of(self.value, self.resource.name)
 
     def commit(self) -> None:
+        if self.is_lost:
+            raise TransactionAborted(self.resource.name)
         self.value.commit()
 
     def rollback(self) -> None:

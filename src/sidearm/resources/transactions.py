@@ -6,8 +6,11 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any
 
+from ..exceptions import TransactionAborted
+
 #: libpq's ``PQTRANS_INTRANS`` and ``PQTRANS_INERROR``, which psycopg 2 and 3 pass on.
 _IN_TRANSACTION = (2, 3)
+_IN_ERROR = 3
 
 Probe = Callable[[Any], bool]
 
@@ -42,3 +45,28 @@ def _sqlalchemy(connection: Any) -> bool:
 
 def _libpq(connection: Any) -> bool:
     return not connection.closed and connection.info.transaction_status in _IN_TRANSACTION
+
+
+def refuse_aborted(connection: Any, name: str) -> None:
+    """Refuse to commit a transaction that the database would roll back without a word.
+
+    Args:
+        connection: A driver's connection; of those of libpq it is known.
+        name: The resource's name.
+
+    Raises:
+        TransactionAborted: A statement in it has failed.
+    """
+    status = getattr(getattr(connection, "info", None), "transaction_status", None)
+    if status == _IN_ERROR:
+        raise TransactionAborted(name)
+
+
+def refuse_aborted_under(connection: Any, name: str) -> None:
+    """The same for a connection of SQLAlchemy's.
+
+    Raises:
+        TransactionAborted: A statement in it has failed.
+    """
+    if not connection.closed and not connection.invalidated and connection.in_transaction():
+        refuse_aborted(connection.connection.dbapi_connection, name)

@@ -44,7 +44,7 @@ class CommandLine:
         """Begin the task of a command in an application context that it pushed or was lent."""
         app = app_context.app
         state = state_of(app)
-        state.begin_context(app, app_context)
+        state.place_hooks(app)
         click_context = click.get_current_context()
         program = click_context.find_root().command_path  # "flask", or "python -m flask"
         name = click_context.command_path.removeprefix(program).lstrip()
@@ -59,13 +59,15 @@ class CommandLine:
             setattr(app_context, COMMAND, task)
         return begun
 
-    def take(self, app_context: Any) -> Task | None:
-        """The task of an application context, which is about to settle."""
-        task = self.tasks.pop(app_context, None)
-        if task is not None:
-            # One command can invoke another in its own application context.
-            setattr(app_context, COMMAND, self._outer.pop(app_context, None))
-        return task
+    def forget(self, app_context: Any) -> None:
+        """Let go of the task of an application context, which has settled."""
+        del self.tasks[app_context]
+        # One command can invoke another in its own application context.
+        outer = self._outer.pop(app_context, None)
+        if outer is None:
+            delattr(app_context, COMMAND)
+        else:
+            setattr(app_context, COMMAND, outer)
 
     def _watch(self, click_context: click.Context) -> click.Context:
         """Remember the codes that contexts are left with; returns the outermost context."""
@@ -97,14 +99,14 @@ class CommandLine:
         self._waits = False
         errors: list[BaseException] = []
         for app_context in reversed(list(self.tasks)):
-            task = self.take(app_context)
-            if task is not None:
-                try:
-                    errors += task.round.settle(self.decide(task, exc))
-                    task.state.run_late(task)
-                except BaseException as fatal:  # the other tasks settle all the same
-                    errors.append(fatal)
-                    task.state.run_late(task)
+            task = self.tasks[app_context]
+            try:
+                errors += task.round.settle(self.decide(task, exc))
+                task.state.run_late(task)
+            except BaseException as fatal:  # the other tasks settle all the same
+                errors.append(fatal)
+                task.state.run_late(task)
+            self.forget(app_context)
         if errors:
             raise combine(errors)
 

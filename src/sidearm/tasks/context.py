@@ -15,13 +15,19 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from flask import Flask
-from flask.globals import _cv_app, _cv_request
 from werkzeug.local import LocalProxy
 
 from ..exceptions import OutsideTask
 from . import outcome
 from .claims import Resource
 from .commands import COMMAND, command_line
+from .flask_contexts import (
+    app_context_of,
+    current_app_context,
+    current_request_context,
+    is_pushed,
+    push_of,
+)
 from .outcome import Decision
 from .state import state_of, the_app
 from .task import CLOSED, Round, Task, combine
@@ -53,17 +59,17 @@ def find_task(*, create: bool) -> Task | None:
     Returns:
         The task, or ``None`` outside of every context, or if there is none and none is wanted.
     """
-    app_context = _cv_app.get(None)
+    app_context = current_app_context(None)
     if app_context is None:
         return None
-    request_context = _cv_request.get(None)
+    request_context = current_request_context(None)
     block = _block.get()
     if block is not None and block.within is request_context and block.task.app is app_context.app:
         return block.task
     if request_context is not None and request_context.app is app_context.app:
         task: Task | None = getattr(request_context, TASK, None)
         if task is None and create:
-            is_new = request_context._cv_tokens and ANSWERED not in request_context.__dict__
+            is_new = push_of(request_context) and ANSWERED not in request_context.__dict__
             task = (begin_request if is_new else _begin_late)(request_context)
         return task
     line = command_line()
@@ -122,30 +128,24 @@ def _begin_late(request_context: Any) -> Task | None:
     return task
 
 
-def is_pushed(context: Any) -> bool:
-    """Whether a context is pushed, so that its end will be seen; threads may carry it beyond."""
-    return bool(context._cv_tokens)
-
-
 def is_inner(task: Task) -> bool:
     """Whether the current application context ends before a task does that it belongs to.
 
     It may say so also of one that a test's fixture lends to a request.
     """
-    app_context = _cv_app.get()
+    app_context: Any = current_app_context(None)
     block = _block.get()
     if block is not None and block.task is task:
         return block.app_context is not app_context
-    request_context: Any = _cv_request.get(None)
+    request_context: Any = current_request_context(None)
     if getattr(request_context, TASK, None) is not task:
         return False
-    return request_context._cv_tokens[-1][1] is not app_context
+    return app_context_of(request_context) is not app_context
 
 
 def at_teardown(call: Callable[[], None]) -> None:
     """Do something first when the current application context is torn down."""
-    app_context = _cv_app.get()
-    state_of(app_context.app).begin_context(app_context.app, app_context)
+    app_context: Any = current_app_context(None)
     app_context.__dict__.setdefault(AT_TEARDOWN, []).append(call)
 
 
@@ -163,11 +163,11 @@ def reopen(task: Task) -> Round | None:
     Returns:
         The new round, or ``None`` if nothing would settle it: the context is gone, or going.
     """
-    request_context: Any = _cv_request.get(None)
+    request_context: Any = current_request_context(None)
     if getattr(request_context, TASK, None) is not task:
         return None
-    pushes = request_context._cv_tokens
-    if not pushes or pushes[-1] is task.torn_down:
+    push = push_of(request_context)
+    if push is None or push is task.torn_down:
         return None
     with task.lock:
         if task.round.state is CLOSED:
@@ -183,13 +183,12 @@ def note_route(task: Task, request_context: Any) -> None:
 
 
 def _begin_context(app_context: Any) -> Task | None:
-    if not is_pushed(app_context):
+    push = push_of(app_context)
+    if push is None or push is app_context.__dict__.get(GONE):
         return None
     app = app_context.app
     state = state_of(app)
-    state.begin_context(app, app_context)
-    if app_context.__dict__.get(GONE) is app_context._cv_tokens[-1]:
-        return None
+    state.place_hooks(app)
     task = Task(app, state, [None, "context", "context", None, None])
     begun: Task = app_context.__dict__.setdefault(TASK, task)
     return begun
@@ -254,7 +253,9 @@ class TaskBlock:
                 _bring_back(resumes)
             raise
         task = Task(app, state, [None, self._name, "task", None, None])
-        entered = Entered(task, _cv_request.get(None), self, app_context, resumes, _block.get())
+        entered = Entered(
+            task, current_request_context(None), self, app_context, resumes, _block.get()
+        )
         self._entered.append(entered)
         _block.set(entered)
         return task

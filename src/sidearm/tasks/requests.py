@@ -17,12 +17,12 @@ from time import time
 from typing import Any, cast
 
 from flask import Flask, Response, got_request_exception
-from flask.globals import _cv_request
 from werkzeug.exceptions import InternalServerError
 
 from . import outcome
 from .bodies import StreamedBody, is_streamed
 from .context import ANSWERED, TASK, begin_request, inherited, note_route
+from .flask_contexts import context_first, current_request_context, replace_session
 from .late import run_at_close, run_late
 from .outcome import Decision
 from .records import keep
@@ -38,7 +38,7 @@ _HEADERS = "_sidearm_headers"
 # Every request comes by: a call for each step would cost more than the step.
 def settle_request(response: Response) -> Response:  # noqa: C901
     """Settle the request's task: the ``after_request`` function that runs last."""
-    request_context: Any = _cv_request.get()
+    request_context: Any = current_request_context(None)
     task: Task | None = getattr(request_context, TASK, None)
     # A body that is a list is there already, which is cheaper to see than ``is_streamed``.
     streams = type(response.response) is not list and is_streamed(response)
@@ -126,10 +126,7 @@ def _reopen_session(app: Flask, request_context: Any) -> None:
     session = interface.open_session(app, request_context.request)
     if session is None:
         session = interface.make_null_session(app)
-    # Setting the public attribute marks the session as looked at in Flask 3.1.3; it has no setter.
-    name = "_session" if hasattr(request_context, "_session") else "session"
-    setattr(request_context, name, session)
-    request_context.flashes = None
+    replace_session(request_context, session)
 
 
 def _answer_for(app: Flask, errors: list[BaseException]) -> Any:
@@ -145,7 +142,8 @@ def _answer_for(app: Flask, errors: list[BaseException]) -> Any:
         raise first
     except Exception as exc:
         try:
-            return app.handle_user_exception(exc)
+            arguments: Any = (*context_first(), exc)
+            return app.handle_user_exception(*arguments)
         except Exception as unhandled:
             if unhandled is exc and len(errors) > 1:
                 unhandled = cast("Exception", combine(errors))
@@ -159,8 +157,10 @@ def _unhandled(app: Flask, exc: Exception) -> Any:
     if propagate:
         raise exc
     got_request_exception.send(app, _async_wrapper=app.ensure_sync, exception=exc)
-    app.log_exception((type(exc), exc, exc.__traceback__))  # type: ignore[arg-type]
-    return app.handle_http_exception(InternalServerError(original_exception=exc))
+    methods: Any = app  # they take other arguments in Flask 3.2
+    methods.log_exception(*context_first(), (type(exc), exc, exc.__traceback__))
+    error = InternalServerError(original_exception=exc)
+    return methods.handle_http_exception(*context_first(), error)
 
 
 def snapshot_headers(response: Response) -> None:
@@ -169,7 +169,7 @@ def snapshot_headers(response: Response) -> None:
     Args:
         response: What ``app.make_response`` has made.
     """
-    request_context: Any = _cv_request.get(None)
+    request_context: Any = current_request_context(None)
     task: Task | None = getattr(request_context, TASK, None)
     if task is not None and (
         task.state.others_come_after or request_context._after_request_functions
@@ -237,7 +237,7 @@ def exception_left(app: Flask, exc: BaseException) -> list[BaseException]:
     Returns:
         The errors of the rollback.
     """
-    request_context: Any = _cv_request.get(None)
+    request_context: Any = current_request_context(None)
     if request_context is None or request_context.app is not app:
         return []
     state = state_of(app)

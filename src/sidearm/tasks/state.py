@@ -7,15 +7,13 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from flask import Flask
-from flask.globals import _cv_app
 
 from . import outcome
 from .claims import Resource
+from .flask_contexts import current_app_context
 from .records import Records
 
 if TYPE_CHECKING:
-    from flask.ctx import AppContext
-
     from .task import Round, Task
 
 #: Every application that has Sidearm, for what works without a context.
@@ -36,7 +34,6 @@ class TaskState:
         first_request: The receiver that places them for good; kept here, since signals do not.
         watch: What stands in the place of ``app.handle_user_exception``.
         run_late: Runs what waited for the end of a task's response.
-        watch_contexts: Sees to it that the end of an application context is seen, too.
         reopen: Gives a task that has settled another round, if something will settle that.
     """
 
@@ -52,7 +49,6 @@ class TaskState:
         self._by_status: dict[int, outcome.Decision] = {}
         self.watch: object = None
         self.run_late: Callable[[Task], None]
-        self.watch_contexts: Callable[[Flask, AppContext], None]
         self.reopen: Callable[[Task], Round | None]
 
     def decide(self, status: int) -> outcome.Decision:
@@ -62,11 +58,6 @@ class TaskState:
             decision = outcome.by_status(status, self.fail_statuses)
             self._by_status[status] = decision
         return decision
-
-    def begin_context(self, app: Flask, app_context: AppContext) -> None:
-        """Get ready for the task of an application context."""
-        self.place_hooks(app)
-        self.watch_contexts(app, app_context)
 
 
 def the_app(what: str, among: weakref.WeakSet[Flask] = apps) -> Flask:
@@ -82,7 +73,7 @@ def the_app(what: str, among: weakref.WeakSet[Flask] = apps) -> Flask:
     Raises:
         RuntimeError: There is none, or several.
     """
-    app_context = _cv_app.get(None)
+    app_context = current_app_context(None)
     if app_context is not None:
         return app_context.app
     found = list(among)

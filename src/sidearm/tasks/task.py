@@ -41,11 +41,6 @@ CLOSED = "closed"
 
 _NONE: frozenset[Any] = frozenset()
 
-#: Held for the moment in which a round stops to take claims and calls, or takes one. One for all:
-#: nothing that waits, and nothing of anybody else's, happens under it. But the garbage collector
-#: may come in it, and settle a body that nobody closed: who holds it may take it once more.
-_moment = RLock()
-
 #: From each state of a round to those that may follow. The docs' picture is drawn from it.
 STATES: dict[str, tuple[str, ...]] = {
     OPEN: (COMMITTING, ROLLING_BACK),
@@ -89,6 +84,10 @@ class Task:
         self.state = state
         self.facts = facts
         self.lock = RLock()
+        # Held for the moment in which a round stops to take claims and calls, or takes one: nothing
+        # waits under it. But the garbage collector may come in it, and settle a body that nobody
+        # closed, which can wait for a pool: so each task has its own, and it may be taken twice.
+        self.moment = RLock()
         self.round = Round(self)
 
     @property
@@ -164,7 +163,7 @@ class Task:
             round_.use_what_is_open()
         if round_.follows:
             round_.belong(held)
-        with _moment:
+        with self.moment:
             if round_.state is OPEN:
                 if held.on != "commit":
                     round_.mirrors = True
@@ -350,7 +349,7 @@ class Round:
                 if not self.began:
                     self.began = monotonic_ns()
                 claim = resource.claim()
-                with _moment:
+                with task.moment:
                     if self.state is OPEN:
                         self.claims[resource] = claim
                         claim.round = self
@@ -443,7 +442,7 @@ class Round:
             how = "rollback"  # closing a session that has only read loses nothing
         ready = [held for held in self.held[:] if self._frees(held, transaction, how)]
         if not self._anything_open(but=transaction.claim):
-            with _moment:
+            with self.task.moment:
                 saved = [held for held in self.held if held.on == "commit" and held.saved]
                 self.held = [held for held in self.held if held not in saved]
             ready += saved
@@ -474,7 +473,7 @@ class Round:
     # -- settling
 
     # Every request comes by: a call for each step would cost more than the step.
-    def settle(self, decision: Decision) -> list[BaseException]:  # noqa: C901, PLR0912
+    def settle(self, decision: Decision) -> list[BaseException]:  # noqa: C901, PLR0912, PLR0915
         """Commit or roll back, let callbacks and events leave, release. Once; then nothing.
 
         Args:
@@ -488,7 +487,12 @@ class Round:
             BaseException: A callback raised one that is no ``Exception`` (it is raised when
                 everything else is done).
         """
-        with _moment:
+        if self.state is not OPEN:
+            return []
+        task: Task | None = getattr(self, "task", None)
+        if task is None:  # another thread has just settled it
+            return []
+        with task.moment:
             if self.state is not OPEN:
                 return []
             self.state = COMMITTING if decision.commit else ROLLING_BACK
@@ -676,7 +680,7 @@ class Round:
             What waited for just this.
         """
         known = set(map(id, before))
-        with _moment:
+        with self.task.moment:
             since = [held for held in self.held if id(held) not in known]
             self.held = [held for held in self.held if id(held) in known]
         for held in since:

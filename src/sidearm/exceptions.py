@@ -257,6 +257,42 @@ class ServerDied(SidearmError, RuntimeError):
         super().__init__(f"{command} ended with status {status}. Its log:\n{log or '(empty)'}")
 
 
+class InjectedFault(SidearmError):
+    """What ``sidearm_faults`` lets a step raise; where a driver would, of the driver's class too.
+
+    Attributes:
+        step: The step that failed, such as ``"step 4, the commit of db.session"``.
+    """
+
+    def __init__(self, step: str) -> None:
+        self.step = step
+        super().__init__(f"An injected fault at {step}.")
+
+
+class InjectedExit(BaseException):
+    """What ``sidearm_faults`` raises as a worker's time limit or Ctrl-C would.
+
+    Attributes:
+        step: The step that failed.
+    """
+
+    def __init__(self, step: str) -> None:
+        self.step = step
+        super().__init__(f"An injected BaseException at {step}.")
+
+
+class FaultsFound(SidearmError, AssertionError):
+    """What ``sidearm_faults`` found wrong: some run did not keep what is promised.
+
+    Attributes:
+        report: The :class:`~sidearm.testing.FaultReport` of all runs.
+    """
+
+    def __init__(self, message: str, report: Any) -> None:
+        self.report = report
+        super().__init__(message)
+
+
 def shorten(value: object, limit: int = 80) -> str:
     """The value's repr, cut so that a message stays one line."""
     text: Any = repr(value)

@@ -13,7 +13,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 from jinja2 import BytecodeCache, FileSystemBytecodeCache
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 
 from shop import create_app
 from shop.database import Base, db
@@ -125,6 +125,18 @@ class Ledger:
     def stock(self, stock: int) -> None:
         with self._app.app_context():
             db.session.execute(update(Product).filter_by(slug=PRODUCT).values(stock=stock))
+
+    @property
+    def sold(self) -> int:
+        with self._app.app_context():
+            return db.session.scalar(select(func.sum(Order.quantity))) or 0
+
+    def clear(self, stock: int) -> None:
+        """No orders, customers and mails, and so many pieces in stock."""
+        with self._app.app_context():
+            for model in (Mail, Order, Customer):
+                db.session.execute(delete(model))
+        self.stock = stock
 
     @property
     def orders(self) -> int:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from .captured import capture as capture
     from .client import EventSource as EventSource
     from .client import read_events as read_events
+    from .faults import FaultReport as FaultReport
+    from .faults import FaultRun as FaultRun
+    from .faults import Faults as Faults
     from .servers import FlaskRunServer as FlaskRunServer
     from .servers import GunicornServer as GunicornServer
     from .servers import HubServer as HubServer
@@ -29,6 +32,9 @@ _HOMES = {
     "Captured": "captured",
     "Event": "client",
     "EventSource": "client",
+    "FaultReport": "faults",
+    "FaultRun": "faults",
+    "Faults": "faults",
     "FlaskRunServer": "servers",
     "GunicornServer": "servers",
     "HubServer": "servers",

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
     from .captured import Captured
     from .client import EventSource
+    from .faults import Faults
+
+#: The heading of a table of faults in pytest's own output.
+FAULTS = "sidearm faults"
 
 
 @pytest.fixture
@@ -54,3 +58,32 @@ def event_source() -> Iterator[Callable[..., EventSource]]:
             return sources.enter_context(EventSource(url, **options))
 
         yield open_source
+
+
+@pytest.fixture
+def sidearm_faults(request: pytest.FixtureRequest) -> Faults:
+    """Run a view again and again, failing it once at each of its steps.
+
+    ::
+
+        def test_a_purchase_survives(sidearm_faults, client):
+            sidearm_faults.run(lambda: client.post("/buy/1"), reset=restore, check=invariant)
+
+
+    The table of the runs is shown where the test fails, and with ``-v`` also where it passes.
+    """
+    from .faults import Faults
+
+    item: pytest.Item = request.node
+    return Faults(item.name, lambda table: item.add_report_section("call", FAULTS, str(table)))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Show the tables of tests that have passed, if details are wanted."""
+    if terminalreporter.verbosity < 1:
+        return
+    for report in terminalreporter.getreports("passed"):
+        for name, text in report.sections:
+            if name == f"Captured {FAULTS} call":
+                terminalreporter.section(f"{FAULTS}: {report.nodeid}", "-")
+                terminalreporter.line(text)

@@ -64,6 +64,8 @@ class _Driver:
         if trace is None:
             return None
         self.claimed(trace, work, value)
+        if work.claim is not None:
+            work.claim.seen = True
         name = work.claim.name if work.claim is not None else work.name
         shown = summary(sql)
         step, kind = trace.reach(f"{name}: {shown}", ("statement", name, shown))
@@ -76,8 +78,6 @@ class _Driver:
             work.claim = next(
                 (t for t in trace.claims if t.claim.value is value and not t.released), None
             )
-        if work.claim is not None:
-            work.claim.seen = True
 
     def committing(
         self, work: Work, value: Any, name: str, base: type[Exception]
@@ -158,46 +158,43 @@ def only_reads(sql: str) -> bool:
 class _SQLite(_Driver):
     """``sqlite3.connect``, and the connections of :class:`~sidearm.resources.sqlite.SQLite`."""
 
+    def __init__(self, points: Points) -> None:
+        super().__init__(points)
+        self._local = threading.local()
+
     def install(self) -> None:
         points = self._points
+        statements = dict.fromkeys(("execute", "executemany", "executescript"), self._execute)
+        ends = {"commit": self._commit, "rollback": self._rollback, "__exit__": self._exit}
         # SQLAlchemy connects by sqlite3.dbapi2, and is watched by its own events.
         points.replace(sqlite3, "connect", self._connect)
         if "sidearm.resources.sqlite" in sys.modules:
             from ...resources import sqlite
 
-            for name in ("execute", "executemany", "executescript"):
-                points.replace(sqlite.Cursor, name, self._execute)
-            for name in ("commit", "rollback", "__exit__"):
-                points.replace(sqlite.Connection, name, getattr(self, f"_{name.strip('_')}"))
-        self._connection_class, self._cursor_class = self._classes()
+            for name, wrapper in statements.items():
+                points.replace(sqlite.Cursor, name, wrapper)
+            for name, wrapper in {**statements, **ends}.items():
+                points.replace(sqlite.Connection, name, wrapper)
+        self._cursor_class = self._subclass(sqlite3.Cursor, **statements)
+        self._connection_class = self._subclass(
+            sqlite3.Connection, **statements, **ends, cursor=self._cursor
+        )
 
-    def _classes(self) -> tuple[Any, Any]:
-        driver = self
+    def _subclass(self, base: Any, **wrappers: Callable[..., Any]) -> Any:
+        """A class of the driver's, whose methods are wrapped."""
 
-        class SeenCursor(sqlite3.Cursor):
-            def execute(self, *args: Any) -> Any:
-                return driver._execute(sqlite3.Cursor.execute, self, *args)
+        def wrapped(name: str, wrapper: Callable[..., Any]) -> Callable[..., Any]:
+            original = getattr(base, name)
+            return lambda this, *args, **named: wrapper(original, this, *args, **named)
 
-            def executemany(self, *args: Any) -> Any:
-                return driver._execute(sqlite3.Cursor.executemany, self, *args)
+        methods = {name: wrapped(name, wrapper) for name, wrapper in wrappers.items()}
+        return type(f"Seen{base.__name__}", (base,), methods)
 
-            def executescript(self, *args: Any) -> Any:
-                return driver._execute(sqlite3.Cursor.executescript, self, *args)
-
-        class SeenConnection(sqlite3.Connection):
-            def cursor(self, factory: Any = None) -> Any:
-                return super().cursor(factory or SeenCursor)
-
-            def commit(self) -> None:
-                driver._commit(sqlite3.Connection.commit, self)
-
-            def rollback(self) -> None:
-                driver._rollback(sqlite3.Connection.rollback, self)
-
-            def __exit__(self, *args: object) -> Any:
-                return driver._exit(sqlite3.Connection.__exit__, self, *args)
-
-        return SeenConnection, SeenCursor
+    def _cursor(
+        self, original: Callable[..., Any], connection: Any, factory: Any = None
+    ) -> sqlite3.Cursor:
+        cursor: sqlite3.Cursor = original(connection, factory or self._cursor_class)
+        return cursor
 
     def _connect(self, original: Callable[..., Any], *args: Any, **named: Any) -> Any:
         self.connecting("sqlite3", sqlite3.OperationalError)
@@ -213,11 +210,12 @@ class _SQLite(_Driver):
         trace = self._points.active
         return None if trace is None else self.work_of(trace, connection, "sqlite3")
 
-    def _execute(self, original: Callable[..., Any], cursor: Any, sql: str, *args: Any) -> Any:
-        connection = cursor.connection
+    def _execute(self, original: Callable[..., Any], on: Any, sql: str, *args: Any) -> Any:
+        """A statement by a cursor, or by a connection, which may ask a cursor in its turn."""
+        connection = on if isinstance(on, sqlite3.Connection) else on.connection
         work = self._work(connection)
-        if work is None:
-            return original(cursor, sql, *args)
+        if work is None or getattr(self._local, "executing", False):
+            return original(on, sql, *args)
         before = connection.in_transaction
         words = sql.split(None, 1)
         verb = words[0].rstrip(";").lower() if words else ""
@@ -228,7 +226,11 @@ class _SQLite(_Driver):
             error = self.statement(work, sql, connection, base)
         if error is not None:
             raise error
-        result = original(cursor, sql, *args)
+        self._local.executing = True
+        try:
+            result = original(on, sql, *args)
+        finally:
+            self._local.executing = False
         if before and not connection.in_transaction:
             self.committed(work) if verb in ("commit", "end") else work.rolled_back()
         elif not only_reads(sql) and connection.in_transaction:

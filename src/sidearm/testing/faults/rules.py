@@ -28,7 +28,7 @@ def main_rounds(trace: Trace) -> list[RoundTrack]:
 
 def was_committed(trace: Trace) -> bool:
     """Whether the work of the run was committed, as far as the task decided it."""
-    main = [each for each in main_rounds(trace) if each.record is not None]
+    main = [each for each in main_rounds(trace) if each.commits is not None]
     if main:
         return all(each.kept for each in main)
     return bool(trace.records) and all(record.committed for record in trace.records)

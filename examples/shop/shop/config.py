@@ -1,7 +1,8 @@
 """The shop's configuration: defaults, the environment, and a secret key that nobody has to invent.
 
 ======================  ===================================================================
-``SHOP_DATABASE_URL``   where the data is; ``sqlite:///shop.db`` lies in the instance folder
+``SHOP_DATABASE_URL``   where the data is; ``sqlite:///shop.db`` lies in the instance folder,
+                        ``postgresql://user:password@host/name`` wants psycopg 3
 ``SHOP_SECRET_KEY``     signs the session; without it a random key is kept in that folder
 ``SHOP_SMTP_URL``       ``smtp://host:port`` or ``smtps://user:password@host``; without it mails
                         go to a mailbox that the shop shows at ``/mailbox``
@@ -12,6 +13,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import secrets
 import tempfile
@@ -20,6 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from flask import Flask
+from sqlalchemy import URL, make_url
+from sqlalchemy.exc import ArgumentError
 
 from .mail import parse_smtp_url
 
@@ -31,6 +35,11 @@ DEFAULTS = {
 }
 
 BUSY_TIMEOUT = 15.0  # seconds that one SQLite writer waits for another
+ENGINE_OPTIONS: dict[str, dict[str, Any]] = {
+    "sqlite": {"connect_args": {"timeout": BUSY_TIMEOUT}},
+    # A server that was started again breaks no request.
+    "postgresql": {"pool_pre_ping": True},
+}
 
 
 def instance_path() -> str | None:
@@ -48,14 +57,40 @@ def load(app: Flask, chosen: Mapping[str, Any]) -> None:
     app.config.update(chosen)
 
     Path(app.instance_path).mkdir(parents=True, exist_ok=True)
-    url = app.config["SHOP_DATABASE_URL"]
+    url = parse_database_url(app.config["SHOP_DATABASE_URL"])
     app.config.setdefault("SQLALCHEMY_DATABASE_URI", url)
-    if url.startswith("sqlite"):
-        options = {"connect_args": {"timeout": BUSY_TIMEOUT}}
-        app.config.setdefault("SQLALCHEMY_ENGINE_OPTIONS", options)
+    app.config.setdefault("SQLALCHEMY_ENGINE_OPTIONS", ENGINE_OPTIONS[url.get_backend_name()])
     if app.config["SECRET_KEY"] is None:
         app.config["SECRET_KEY"] = app.config["SHOP_SECRET_KEY"] or _kept_key(app.instance_path)
     app.extensions["shop_smtp"] = parse_smtp_url(app.config["SHOP_SMTP_URL"])
+
+
+def parse_database_url(url: str) -> URL:
+    """Read ``SHOP_DATABASE_URL``; PostgreSQL is talked to by psycopg 3.
+
+    Raises:
+        ValueError: It is no URL of a database that the shop knows, or psycopg is not installed.
+            The message does not repeat a password.
+    """
+    scheme, _, rest = url.partition(":")
+    backend = "postgresql" if scheme == "postgres" else scheme.partition("+")[0]
+    try:
+        parsed = make_url(f"{backend}:{rest}")
+    except ArgumentError:
+        parsed = None
+    if parsed is None or backend not in ENGINE_OPTIONS:
+        raise ValueError(
+            f"SHOP_DATABASE_URL begins with {scheme!r}. Give sqlite:///shop.db or"
+            " postgresql://user:password@host/name."
+        ) from None
+    if backend == "postgresql":
+        if importlib.util.find_spec("psycopg") is None:
+            raise ValueError(
+                "SHOP_DATABASE_URL names PostgreSQL, and psycopg is not installed. Install it:"
+                " pip install 'psycopg[binary]'."
+            )
+        parsed = parsed.set(drivername="postgresql+psycopg")
+    return parsed
 
 
 def _kept_key(folder: str) -> str:

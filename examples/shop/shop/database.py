@@ -1,4 +1,7 @@
-"""The database, and what SQLite needs to be told when several workers share one file."""
+"""The database, and what SQLite needs to be told when several workers share one file.
+
+PostgreSQL needs nothing here: its own settings are in ``config.py``.
+"""
 
 from __future__ import annotations
 

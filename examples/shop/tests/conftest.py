@@ -7,8 +7,9 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, LiteralString
 
+import psycopg
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
@@ -18,6 +19,7 @@ from sqlalchemy import delete, func, select, update
 from shop import create_app
 from shop.database import Base, db
 from shop.models import Customer, Mail, Order, Product
+from sidearm.testing import PostgresServer
 
 if TYPE_CHECKING:
     from sidearm.testing import Captured
@@ -54,15 +56,52 @@ def compiled_templates(tmp_path_factory: pytest.TempPathFactory) -> BytecodeCach
     return FileSystemBytecodeCache(str(tmp_path_factory.mktemp("templates")))
 
 
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgresServer]:
+    """A PostgreSQL server with a seeded database, ``seeded``, to be copied."""
+    try:
+        made = PostgresServer()
+    except FileNotFoundError as error:
+        if "CI" in os.environ:
+            raise
+        pytest.skip(str(error))
+    with made as server:
+        administer(server, "CREATE DATABASE seeded")
+        with pytest.MonkeyPatch.context() as environment:
+            environment.setenv("SHOP_INSTANCE_PATH", str(tmp_path_factory.mktemp("postgres")))
+            app = create_app({"TESTING": True, "SHOP_DATABASE_URL": url_of(server, "seeded")})
+        result = app.test_cli_runner().invoke(args=["seed"])
+        assert result.exit_code == 0, result.output
+        close_database(app)
+        yield server
+
+
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest) -> Iterator[str | None]:
+    """The URL of a seeded PostgreSQL database, for tests that ask for it; else ``None``."""
+    if getattr(request, "param", "sqlite") == "sqlite":
+        yield None
+        return
+    server: PostgresServer = request.getfixturevalue("postgres")
+    administer(server, "CREATE DATABASE test TEMPLATE seeded")
+    yield url_of(server, "test")
+    administer(server, "DROP DATABASE test WITH (FORCE)")
+
+
 @pytest.fixture
 def make_app(
-    seeded_database: Path, compiled_templates: BytecodeCache, tmp_path: Path
+    seeded_database: Path,
+    compiled_templates: BytecodeCache,
+    tmp_path: Path,
+    database_url: str | None,
 ) -> Iterator[Callable[..., Flask]]:
     """Make the shop with some configuration; all that one test makes share one database."""
     apps = []
 
     def make(*, empty: bool = False, **config: Any) -> Flask:
-        if not empty and not (tmp_path / "shop.db").exists():
+        if database_url is not None:
+            config.setdefault("SHOP_DATABASE_URL", database_url)
+        elif not empty and not (tmp_path / "shop.db").exists():
             shutil.copy(seeded_database, tmp_path / "shop.db")
         app = create_app({"TESTING": True, **config})
         app.jinja_env.bytecode_cache = compiled_templates
@@ -153,6 +192,16 @@ class Ledger:
     def _count(self, model: type[Base]) -> int:
         with self._app.app_context():
             return db.session.scalar(select(func.count()).select_from(model)) or 0
+
+
+def administer(server: PostgresServer, statement: LiteralString) -> None:
+    """Execute a statement that no transaction may be around."""
+    with psycopg.connect(server.url, autocommit=True) as connection:
+        connection.execute(statement)
+
+
+def url_of(server: PostgresServer, database: str) -> str:
+    return f"{server.url.rpartition('/')[0]}/{database}"
 
 
 def close_database(app: Flask) -> None:

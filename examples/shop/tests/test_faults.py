@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 STOCK = 10
 
+on_both = pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+
 
 @pytest.fixture
 def invariant(ledger: Ledger) -> Callable[[FaultRun], None]:
@@ -28,6 +30,7 @@ def invariant(ledger: Ledger) -> Callable[[FaultRun], None]:
     return check
 
 
+@on_both
 def test_t3_t5_t7_a_purchase_survives_every_fault(
     sidearm_faults: Faults,
     buy: Callable[..., Any],
@@ -43,6 +46,7 @@ def test_t3_t5_t7_a_purchase_survives_every_fault(
     assert {"commit of db.session", "call of publish('stock')"} <= set(report.steps)
 
 
+@on_both
 def test_t4_a_refused_purchase_survives_every_fault(
     sidearm_faults: Faults, buy: Callable[..., Any], ledger: Ledger
 ) -> None:

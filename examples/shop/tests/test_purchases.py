@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -11,6 +13,7 @@ from email.message import EmailMessage
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psycopg
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
@@ -18,6 +21,7 @@ from sqlalchemy import Connection, event, select
 
 from shop.database import db
 from shop.models import Mail, Order, Product
+from shop.purchases import customer_for, purchase_product
 from sidearm.testing import SMTPServer
 
 if TYPE_CHECKING:
@@ -26,7 +30,8 @@ if TYPE_CHECKING:
     from sidearm.testing import Captured
 
 Capture = Callable[[Flask], AbstractContextManager["Captured"]]
-PAGE = "/products/kestrel-flask-0-5-l"
+SLUG = "kestrel-flask-0-5-l"
+PAGE = f"/products/{SLUG}"
 
 
 def test_a_purchase_commits_and_tells(
@@ -227,6 +232,7 @@ def test_an_empty_form_is_no_error_of_ours(client: FlaskClient) -> None:
     assert client.post(PAGE).status_code == 422
 
 
+@pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
 def test_twenty_customers_for_the_last_five(
     app: Flask, ledger: Ledger, buy: Callable[..., Any], captured: Captured
 ) -> None:
@@ -250,6 +256,46 @@ def test_twenty_customers_for_the_last_five(
     assert (ledger.stock, ledger.orders, ledger.mails) == (0, 5, 5)
     news = sorted(captured.on("stock"), key=lambda each: each.data["version"])
     assert [each.data["stock"] for each in news] == [4, 3, 2, 1, 0]
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("first_gives_up", [False, True], ids=["is bought", "is given back"])
+def test_two_buyers_at_once_on_postgresql(
+    app: Flask,
+    ledger: Ledger,
+    buy: Callable[..., Any],
+    database_url: str,
+    first_gives_up: bool,  # noqa: FBT001 - a parameter of the test
+) -> None:
+    """The second waits at the row until the first is done, and looks at the stock only then."""
+    ledger.stock = 1
+    answers: list[int] = []
+    second = threading.Thread(target=lambda: answers.append(buy(app.test_client()).status_code))
+    with contextlib.suppress(GaveUp), app.app_context():
+        product = db.session.scalars(select(Product).filter_by(slug=SLUG)).one()
+        purchase_product(product, customer_for("first@example.org"))
+        second.start()
+        wait_for_a_lock(database_url)
+        assert answers == [], "the second buyer did not wait for the first"
+        if first_gives_up:
+            raise GaveUp
+    second.join(60)
+    assert answers == [303 if first_gives_up else 409]
+    assert (ledger.stock, ledger.orders) == (0, 1)
+
+
+class GaveUp(Exception):
+    """The first buyer's task fails."""
+
+
+def wait_for_a_lock(url: str) -> None:
+    """Wait until a connection of this database waits for another one's lock."""
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted"
+    deadline = time.monotonic() + 60
+    with psycopg.connect(url, autocommit=True) as connection:
+        while connection.execute(waiting).fetchone() == (0,):
+            assert time.monotonic() < deadline, "nobody waits for a lock"
+            time.sleep(0.02)  # it cannot be waited for
 
 
 def test_the_database_itself_refuses_less_than_nothing(app: Flask) -> None:

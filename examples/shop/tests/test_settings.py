@@ -10,6 +10,7 @@ import pytest
 from flask import Flask
 
 from shop import create_app
+from shop.config import parse_database_url
 from shop.forms import parse_email_address
 from shop.mail import SmtpServer, parse_smtp_url, send_mail
 from shop.seed import read_catalogue
@@ -59,10 +60,25 @@ def test_the_environment_chooses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     monkeypatch.setenv("SHOP_DATABASE_URL", "sqlite:///other.db")
     app = create_app()
     assert app.secret_key == "1234"  # noqa: S105
-    assert app.config["SQLALCHEMY_DATABASE_URI"] == "sqlite:///other.db"
+    assert str(app.config["SQLALCHEMY_DATABASE_URI"]) == "sqlite:///other.db"
     assert not (tmp_path / "secret_key").exists()
     app = create_app({"SHOP_DATABASE_URL": "sqlite:///third.db"})
-    assert app.config["SQLALCHEMY_DATABASE_URI"] == "sqlite:///third.db"
+    assert str(app.config["SQLALCHEMY_DATABASE_URI"]) == "sqlite:///third.db"
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgres", "postgresql+psycopg"])
+def test_postgresql_is_talked_to_by_psycopg_3(scheme: str) -> None:
+    """In each of the spellings that providers give."""
+    url = parse_database_url(f"{scheme}://ada:secret@db.example:5433/shop")
+    assert url.render_as_string() == "postgresql+psycopg://ada:***@db.example:5433/shop"
+
+
+@pytest.mark.parametrize("url", ["", "shop.db", "mysql://ada:secret@db.example/shop"])
+def test_a_wrong_database_url_is_refused_at_the_start(url: str) -> None:
+    """The error names the setting and the cure, and never the password."""
+    with pytest.raises(ValueError, match=r"SHOP_DATABASE_URL .*postgresql://") as caught:
+        create_app({"SHOP_DATABASE_URL": url})
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

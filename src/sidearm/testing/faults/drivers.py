@@ -164,8 +164,13 @@ class _SQLite(_Driver):
 
     def install(self) -> None:
         points = self._points
-        statements = dict.fromkeys(("execute", "executemany", "executescript"), self._execute)
-        ends = {"commit": self._commit, "rollback": self._rollback, "__exit__": self._exit}
+        executing = ("execute", "executemany", "executescript")
+        statements: dict[str, Callable[..., Any]] = dict.fromkeys(executing, self._execute)
+        ends: dict[str, Callable[..., Any]] = {
+            "commit": self._commit,
+            "rollback": self._rollback,
+            "__exit__": self._exit,
+        }
         # SQLAlchemy connects by sqlite3.dbapi2, and is watched by its own events.
         points.replace(sqlite3, "connect", self._connect)
         if "sidearm.resources.sqlite" in sys.modules:

@@ -81,7 +81,7 @@ def test_the_page_about_testing_is_a_test_file_that_passes(tmp_path: Path) -> No
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "5 passed" in result.stdout
+    assert "6 passed" in result.stdout
 
 
 @pytest.mark.parametrize("server_class", [FlaskRunServer, UpServer])

@@ -97,11 +97,11 @@ class _Driver:
     def committed(self, work: Work) -> None:
         """Take note of a commit that was done."""
         trace = self._points.trace
-        within = trace.within if trace is not None else None
-        if within is not None and within.key[0] == "commit":
-            work.by_task += work.opened
-        else:
-            work.by_hand += work.opened
+        if trace is None or not work.opened:
+            return
+        within = trace.within
+        by_task = within is not None and within.key[0] == "commit"
+        (work.by_task if by_task else work.by_hand)[trace.response] += work.opened
         work.opened = 0
 
     def connecting(self, name: str, base: type[Exception]) -> None:
@@ -443,7 +443,11 @@ class _SQLAlchemy(_Driver):
         trace = self._points.active
         if trace is None or connection.closed or connection.invalidated:
             return None
-        return self.work_of(trace, connection.info, connection.dialect.name)
+        try:
+            info = connection.info
+        except NotImplementedError:  # an engine that meets its database for the first time
+            return None
+        return self.work_of(trace, info, connection.dialect.name)
 
     def _value(self, connection: Any) -> Any:
         """The session that uses a connection, or the connection itself."""
@@ -476,7 +480,8 @@ class _SQLAlchemy(_Driver):
         work = self._work(connection)
         if work is not None and not only_reads(statement):
             if connection._is_autocommit_isolation():  # noqa: SLF001 - it has no public name
-                work.by_hand += 1
+                work.opened += 1
+                self.committed(work)
             else:
                 work.opened += 1
 

@@ -296,7 +296,8 @@ class Points:
             return start_response(status, *args, **named)
 
         try:
-            body = original(app, environ, start)
+            with trace.making(number):
+                body = original(app, environ, start)
         except BaseException:
             trace.answers[number] = None
             raise
@@ -339,7 +340,8 @@ class _Body:
             self.close()
         if self._closed:
             raise StopIteration
-        piece = next(self._pieces)
+        with trace.making(self._number):
+            piece = next(self._pieces)
         trace.pieces[self._number] += 1
         return piece
 
@@ -348,7 +350,8 @@ class _Body:
         if not self._closed:
             self._closed = True
             if hasattr(self._body, "close"):
-                self._body.close()
+                with self._trace.making(self._number):
+                    self._body.close()
 
 
 def short(call: str) -> str:

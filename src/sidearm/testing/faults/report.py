@@ -85,7 +85,7 @@ class FaultReport:
     @property
     def steps(self) -> list[str]:
         """The names of the steps that were failed, in their order."""
-        return list(dict.fromkeys(run.step for run in self.runs if run.number))
+        return list({run.number: run.step for run in self.runs if run.number}.values())
 
     @property
     def problems(self) -> list[str]:
@@ -96,11 +96,10 @@ class FaultReport:
         """The table."""
         rows = [run.cells() for run in self.runs]
         widths = [max(map(len, column)) for column in zip(HEAD, *rows, strict=True)]
-        steps = len({run.number for run in self.runs if run.number})
         wrong = len(self.problems)
         verdict = f"{wrong} of them wrong" if wrong else "all well"
         lines = [
-            f"{self.title}: {steps} steps, {len(self.runs)} runs, {verdict}",
+            f"{self.title}: {len(self.steps)} steps, {len(self.runs)} runs, {verdict}",
             _line(("     step", *HEAD[1:]), widths),
             *(_line(row, widths) for row in rows),
         ]

@@ -7,7 +7,15 @@ import sqlite3
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from .trace import BASE_EXCEPTION, LEAVES, ClaimTrack, HeldTrack, RoundTrack, Trace
+from .trace import (
+    BASE_EXCEPTION,
+    LEAVES,
+    NO_RESPONSE,
+    ClaimTrack,
+    HeldTrack,
+    RoundTrack,
+    Trace,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Container
@@ -34,20 +42,21 @@ def was_committed(trace: Trace) -> bool:
     return bool(trace.records) and all(record.committed for record in trace.records)
 
 
-def was_saved(trace: Trace) -> bool:
-    """Whether anything of the run's own work is in a database, or may be."""
-    main = main_rounds(trace)
+def was_saved(trace: Trace, response: int) -> bool:
+    """Whether anything of a response's own work is in a database, or may be."""
     by_task = any(
         track.committed_in(each)
         for track in trace.claims
-        for each in main
-        if not track.explicit and (not track.seen or _wrote(trace, track))
+        for each in main_rounds(trace)
+        if each.response == response
+        and not track.explicit
+        and (not track.seen or _wrote(trace, track, response))
     )
-    return by_task or any(work.by_hand for work in trace.works)
+    return by_task or any(work.by_hand[response] for work in trace.works)
 
 
-def _wrote(trace: Trace, track: ClaimTrack) -> bool:
-    return any(work.by_task for work in trace.works if work.claim is track)
+def _wrote(trace: Trace, track: ClaimTrack, response: int) -> bool:
+    return any(work.by_task[response] for work in trace.works if work.claim is track)
 
 
 def problems(
@@ -93,11 +102,10 @@ def _one_outcome(trace: Trace) -> Iterator[str]:
         claim = work.claim
         if work.by_hand and claim is not None and not claim.explicit:
             kept = all(of is not None and "commit" in calls for of, calls in claim.settled)
-            fate = "the task committed the rest" if kept else "the task rolled back the rest"
             if not kept:
                 yield (
-                    f"{claim.name} has two outcomes: {_statements(work.by_hand)} committed by hand,"
-                    f" and {fate}"
+                    f"{claim.name} has two outcomes: {_statements(work.by_hand.total())} committed"
+                    " by hand, and the task rolled back the rest"
                 )
         if work.lost:
             yield (
@@ -114,35 +122,45 @@ def _statements(count: int) -> str:
 
 
 def _answers(trace: Trace, *, raised: bool, may_keep: bool) -> Iterator[str]:
+    """What each response told, and what had become of its work."""
     fault = trace.fault
     if fault is not None and fault.kind == LEAVES:
         return  # the client hears nothing
-    failed = raised or any(status is None or status >= FAILS for status in trace.answers)
-    told = "an exception" if raised and not trace.answers else f"{_shown(trace)}"
-    if failed:
-        # A process that is ended after a commit answers nobody.
-        ended = fault is not None and fault.kind == BASE_EXCEPTION and trace.saved_before
-        half = fault is not None and fault.step.key[0].startswith("commit") and trace.saved_before
-        if trace.injected_in == "body":
-            # The view's work was committed before the body began.
-            if any(each.kind == "body" and each.kept and each.over for each in main_rounds(trace)):
-                yield "an exception left the body, and what the body did was committed"
-        elif was_saved(trace) and not may_keep and not ended and not half:
-            yield f"the client was told of a failure ({told}), and the work was committed"
-    elif trace.answers and not _body_only(trace):
-        lost = [each for each in main_rounds(trace) if each.record is not None and not each.kept]
-        if lost and fault is not None:
-            yield f"the client was told of a success ({told}), and the work was rolled back"
+    for response in range(len(trace.answers)) or (NO_RESPONSE,):
+        status = trace.answers[response] if response != NO_RESPONSE else None
+        met = trace.injected_response == response
+        failed = status >= FAILS if status is not None else raised
+        failed = failed or (raised and met)
+        told = "an exception" if response == NO_RESPONSE else str(status or "no answer")
+        if failed and not may_keep:
+            yield from _told_of_failure(trace, response, told)
+        elif met and response != NO_RESPONSE and not failed:
+            yield from _told_of_success(trace, response, told)
 
 
-def _body_only(trace: Trace) -> bool:
-    """Whether all that failed is a body, whose status had left before."""
-    lost = [each for each in main_rounds(trace) if each.record is not None and not each.kept]
-    return bool(lost) and all(each.kind == "body" for each in lost)
+def _told_of_failure(trace: Trace, response: int, told: str) -> Iterator[str]:
+    fault = trace.fault
+    if trace.injected_in == "body":
+        # The view's work was committed before the body began.
+        bodies = [each for each in main_rounds(trace) if each.kind == "body"]
+        if any(each.kept and each.over for each in bodies if each.response == response):
+            yield "an exception left the body, and what the body did was committed"
+        return
+    # A process that is ended after a commit answers nobody; of several commits one may fail.
+    ended = fault is not None and fault.kind == BASE_EXCEPTION and trace.saved_before
+    half = fault is not None and fault.step.key[0].startswith("commit") and trace.saved_before
+    if was_saved(trace, response) and not ended and not half:
+        yield f"the client was told of a failure ({told}), and the work was committed"
 
 
-def _shown(trace: Trace) -> str:
-    return ", ".join("no answer" if status is None else str(status) for status in trace.answers)
+def _told_of_success(trace: Trace, response: int, told: str) -> Iterator[str]:
+    lost = [
+        each
+        for each in main_rounds(trace)
+        if each.response == response and each.record is not None and not each.kept
+    ]
+    if any(each.kind != "body" for each in lost):  # its status had left before the body
+        yield f"the client was told of a success ({told}), and the work was rolled back"
 
 
 # -- what left is what was committed
@@ -153,12 +171,12 @@ def _what_left(trace: Trace, unconditional: Container[str]) -> Iterator[str]:
         if track.on == "commit":
             yield from _held(trace, track)
     for _, channel, after_commit in trace.unheld:
-        if channel in unconditional or after_commit or was_saved(trace):
+        if channel in unconditional or after_commit:
             continue
         if main_rounds(trace) and not was_committed(trace):
             yield (
                 f"an event on {channel!r} left by publish_now(), and the work was rolled back; use"
-                f" publish(), or name the channel in unconditional="
+                " publish(), or name the channel in unconditional="
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 EXCEPTION = "Exception"
 BASE_EXCEPTION = "BaseException"
 LEAVES = "client leaves"
+NO_RESPONSE = -1  # what is done outside of every request
 
 #: What does not tell whether two runs took the same way: literals differ, numbers grow.
 Key = tuple[str, ...]
@@ -65,16 +67,16 @@ class Work:
         name: Of the database.
         claim: Whose value the connection belongs to, if a task has claimed it.
         opened: Statements that wrote and are neither committed nor rolled back.
-        by_task: How many a task has committed.
-        by_hand: How many the application has committed.
+        by_task: How many a task has committed, for each response of the run.
+        by_hand: How many the application has committed, for each response.
         lost: How many the database rolled back when it was asked to commit.
     """
 
     name: str
     claim: ClaimTrack | None = None
     opened: int = 0
-    by_task: int = 0
-    by_hand: int = 0
+    by_task: Counter[int] = field(default_factory=Counter)
+    by_hand: Counter[int] = field(default_factory=Counter)
     lost: int = 0
 
     def rolled_back(self) -> None:
@@ -140,6 +142,7 @@ class RoundTrack:
     Attributes:
         over: Its place in the order of everything that happened, when its last commit was done.
         record: What it left behind, if anything.
+        response: To which response of the run it belongs.
     """
 
     round: Round
@@ -147,6 +150,7 @@ class RoundTrack:
     task_kind: str
     task_name: str
     nested: bool
+    response: int
     commits: bool | None = None
     over: int = 0
     record: Record | None = None
@@ -178,6 +182,7 @@ class Trace:
         self.diverged: str | None = None
         self.injected: BaseException | None = None
         self.injected_in: str | None = None
+        self.injected_response = NO_RESPONSE
         self.saved_before = False
         self.claims: list[ClaimTrack] = []
         self.rounds: dict[int, RoundTrack] = {}
@@ -243,9 +248,16 @@ class Trace:
         else:
             error = like(base)(place)
         task = find_task(create=False)
+        self.injected_response = self.response
         self.injected_in = task.round.kind if task is not None else None
-        self.saved_before = any(work.by_task or work.by_hand for work in self.works) or any(
-            "commit" in calls for track in self.claims for _, calls in track.settled
+        response = self.response
+        self.saved_before = any(
+            work.by_task[response] or work.by_hand[response] for work in self.works
+        ) or any(
+            "commit" in calls
+            for track in self.claims
+            for of, calls in track.settled
+            if of is not None and of.response == response
         )
         self.injected = error
         return error
@@ -286,6 +298,22 @@ class Trace:
         return self.make(kind, base)
 
     @property
+    def response(self) -> int:
+        """The response that this thread is making, counted from 0."""
+        number: int = getattr(self._local, "response", NO_RESPONSE)
+        return number
+
+    @contextmanager
+    def making(self, response: int) -> Generator[None]:
+        """Make a response, or a piece of it."""
+        before = self.response
+        self._local.response = response
+        try:
+            yield
+        finally:
+            self._local.response = before
+
+    @property
     def within(self) -> Step | None:
         """The claim or commit of a task that is under way in this thread."""
         step: Step | None = getattr(self._local, "step", None)
@@ -300,7 +328,7 @@ class Trace:
             if track is None:
                 task = round_.task
                 nested = task.kind == "task" and bool(self.answers)
-                track = RoundTrack(round_, round_.kind, task.kind, task.name, nested)
+                track = RoundTrack(round_, round_.kind, task.kind, task.name, nested, self.response)
                 self.rounds[id(round_)] = track
             return track
 

@@ -368,9 +368,8 @@ def test_it_finds_a_commit_by_hand_in_the_middle(wrong: Callable[..., Any], stor
 
     report = wrong(buy, check=None)
     assert "commit of sqlite3 by hand" in report.steps
-    assert (
-        "sqlite3 has two outcomes: 1 statement committed by hand, and the task rolled back the rest"
-    ) in found(report)
+    two = "sqlite3 has two outcomes: 1 writing statement committed by hand, and the task rolled"
+    assert any(problem.startswith(two) for problem in found(report))
 
 
 def test_it_finds_an_event_before_the_commit(wrong: Callable[..., Any], store: Store) -> None:
@@ -452,25 +451,52 @@ def test_it_finds_a_claim_that_leaks_before_its_yield(
         connection.close()
 
 
+class Books:
+    """What an application may put around its connection; no driver that Sidearm knows."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self.connection = connection
+        self.commit = connection.commit
+        self.rollback = connection.rollback
+
+
 def test_it_finds_a_callback_that_writes_past_the_task(
     wrong: Callable[..., Any], arm: Sidearm, store: Store
 ) -> None:
     """What it writes on the view's connection comes after the commit, and nobody commits it."""
 
     @arm.resource
-    def get_connection() -> Iterator[sqlite3.Connection]:
+    def get_books() -> Iterator[Books]:
         with closing(sqlite3.connect(store.path)) as connection:
-            yield connection
+            yield Books(connection)
 
     def buy() -> str:
-        connection = get_connection()
-        store.sell(connection)
-        after_commit(lambda: connection.execute("UPDATE stock SET left = left + 0"))
+        books = get_books()
+        store.sell(books.connection)
+        after_commit(lambda: books.connection.execute("UPDATE stock SET left = left"))
         return "sold"
 
-    report = wrong(buy)
-    [problem] = report.runs[0].problems
-    assert problem.startswith("get_connection was released with 1 statement that nobody committed")
+    [problem] = wrong(buy).runs[0].problems
+    assert problem == (
+        "1 writing statement on sqlite3, past every claim, never committed: lost, though nothing"
+        " failed"
+    )
+
+
+def test_t13_it_finds_a_forgotten_commit(
+    wrong: Callable[..., Any], arm: Sidearm, store: Store
+) -> None:
+    """The application commits by hand, and this view does not."""
+    get_explicit = arm.use(SQLite(store.path), commit="explicit")
+
+    def buy() -> str:
+        store.sell(get_explicit())
+        return "sold"
+
+    report = wrong(buy, check=None)
+    assert report.runs[0].problems == [
+        "2 writing statements on sqlite3 never committed by hand: lost"
+    ]
 
 
 def test_it_finds_a_success_that_was_rolled_back(wrong: Callable[..., Any], store: Store) -> None:

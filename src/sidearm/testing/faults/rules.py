@@ -15,11 +15,14 @@ from .trace import (
     HeldTrack,
     RoundTrack,
     Trace,
+    Work,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Container
 
+#: What may be called to settle a claim in one round.
+SETTLED = (["commit"], ["commit failed", "rollback"], ["rollback"])
 FAILS = 400  # a status from here on tells the client that it did not work
 
 
@@ -86,36 +89,50 @@ def problems(
 
 
 def _one_outcome(trace: Trace) -> Iterator[str]:
-    allowed = (["commit"], ["commit failed", "rollback"], ["rollback"])
     for track in trace.claims:
-        for _, calls in track.settled:
-            if calls not in allowed:
-                yield f"{track.name} was settled by {', then '.join(calls)}, not once"
-        if not track.settled and not track.explicit and track.released:
-            yield f"{track.name} was released without commit or rollback"
-        if track.unsettled and not track.explicit:
-            yield (
-                f"{track.name} was released with {_statements(track.unsettled)} that nobody"
-                " committed: written after its commit, past the task"
-            )
+        yield from _of_claim(trace, track)
     for work in trace.works:
-        claim = work.claim
-        if work.by_hand and claim is not None and not claim.explicit:
-            kept = all(of is not None and "commit" in calls for of, calls in claim.settled)
-            if not kept:
-                yield (
-                    f"{claim.name} has two outcomes: {_statements(work.by_hand.total())} committed"
-                    " by hand, and the task rolled back the rest"
-                )
-        if work.lost:
+        yield from _of_connection(trace, work)
+
+
+def _of_claim(trace: Trace, track: ClaimTrack) -> Iterator[str]:
+    for _, calls in track.settled:
+        if calls not in SETTLED:
+            yield f"{track.name} was settled by {', then '.join(calls)}, not once"
+    written = _statements(track.unsettled)
+    if not track.explicit:
+        if not track.settled and track.released:
+            yield f"{track.name} was released without commit or rollback"
+        if track.unsettled:
+            yield f"{track.name} was released with {written} that nobody committed, past its commit"
+    elif track.unsettled and trace.fault is None and was_committed(trace):
+        yield f"{written} on {track.name} never committed by hand: lost"
+
+
+def _of_connection(trace: Trace, work: Work) -> Iterator[str]:
+    claim = work.claim
+    name = claim.name if claim is not None else work.name
+    if claim is None and work.opened and trace.fault is None and was_committed(trace):
+        yield (
+            f"{_statements(work.opened)} on {name}, past every claim, never committed: lost,"
+            " though nothing failed"
+        )
+    if work.by_hand and claim is not None and not claim.explicit:
+        kept = all(of is not None and "commit" in calls for of, calls in claim.settled)
+        if not kept:
             yield (
-                f"{claim.name if claim is not None else work.name} was told to commit a transaction"
-                " that had failed: the database rolled it back, and nobody was told"
+                f"{name} has two outcomes: {_statements(work.by_hand.total())} committed by hand,"
+                " and the task rolled back the rest"
             )
+    if work.lost:
+        yield (
+            f"{name} was told to commit a transaction that had failed: the database rolled it back,"
+            " and nobody was told"
+        )
 
 
 def _statements(count: int) -> str:
-    return f"{count} statement{'s' if count > 1 else ''}"
+    return f"{count} writing statement{'s' if count > 1 else ''}"
 
 
 # -- what the client was told

@@ -130,8 +130,33 @@ def test_it_finds_a_swallowed_error(app: Flask, notes: Notes) -> None:
     assert "was told to commit a transaction that had failed: the database rolled it" in problem
 
 
+@pytest.mark.parametrize("kind", ["pool"])
 @pytest.mark.parametrize("notes", ["explicit"], indirect=True)
-def test_t13_a_commit_by_hand_is_a_step(app: Flask, notes: Notes) -> None:
+@pytest.mark.parametrize("way", ["block", "statement"])
+def test_t13_psycopg_s_other_ways_to_commit_are_steps(app: Flask, notes: Notes, way: str) -> None:
+    """``with connection.transaction():`` and ``COMMIT`` fail like ``commit()``."""
+
+    @app.post("/")
+    def view() -> str:
+        if way == "block":
+            with notes.get().transaction():
+                notes.write("first")
+        else:
+            notes.write("first")
+            notes.get().execute("COMMIT")
+        return "written"
+
+    def check(run: FaultRun) -> None:
+        assert notes.saved() == (["first"] if run.status == 200 else [])
+
+    client = app.test_client()
+    report = Faults().run(lambda: client.post("/"), reset=notes.clear, check=check)
+    assert "commit of connection by hand" in report.steps
+    assert report.runs[0].outcomes == [("connection", "committed by hand")]
+
+
+@pytest.mark.parametrize("notes", ["explicit"], indirect=True)
+def test_t13_aa_commit_by_hand_is_a_step(app: Flask, notes: Notes) -> None:
     """It fails like any other; what comes after it can fail a request whose work is saved."""
 
     @app.post("/")

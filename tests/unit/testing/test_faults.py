@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import sqlalchemy
+from cachelib import SimpleCache
 from flask import Flask, Response, current_app, stream_with_context
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.pool import QueuePool
@@ -20,6 +21,7 @@ from sidearm import (
     Sidearm,
     after_commit,
     after_response,
+    after_rollback,
     commit_on,
     current_task,
     publish,
@@ -276,6 +278,52 @@ def test_a_driver_s_error_looks_like_a_real_one(
     ]
 
 
+def test_a_cache_that_fails_costs_no_commit(
+    app: Flask, arm: Sidearm, faults: Faults, store: Store
+) -> None:
+    """A write that waited for the commit is a step when it is called and when it leaves."""
+    simple = SimpleCache()
+    cache = arm.use(simple)
+
+    @app.post("/")
+    def buy() -> str:
+        store.sell()
+        cache.set("left", 9)
+        return "sold"
+
+    def restore() -> None:
+        store.restore()
+        simple.clear()
+
+    def check(run: FaultRun) -> None:
+        store.check(run)
+        assert simple.get("left") in ((9, None) if run.committed else (None,))
+
+    client = app.test_client()
+    report = faults.run(lambda: client.post("/"), reset=restore, check=check)
+    leaving = [run for run in report.runs if run.step == "cache.set leaving"]
+    assert [(run.status, run.fault) for run in leaving] == [
+        (200, "Exception"),
+        (None, "BaseException"),
+    ]
+    cache_of_tasks: Any = cache
+    assert cache_of_tasks._cache is simple, "something stays in the cache's place"
+
+
+def test_what_is_told_of_a_rollback_is_no_mistake(app: Flask, faults: Faults, store: Store) -> None:
+    """``publish_now`` in an ``after_rollback`` callback speaks of what was decided."""
+
+    @app.post("/")
+    def buy() -> str:
+        after_rollback(lambda: publish_now("failures", 1))
+        store.sell()
+        return "sold"
+
+    client = app.test_client()
+    report = faults.run(lambda: client.post("/"), reset=store.restore, check=store.check)
+    assert ("failures", "1") in [event for run in report.runs for event in run.events]
+
+
 def test_what_cannot_be_seen_is_said(app: Flask, arm: Sidearm, faults: Faults) -> None:
     """A resource of an unknown kind fails at its claim, commit and release, and the table says."""
 
@@ -370,6 +418,20 @@ def test_it_finds_a_commit_by_hand_in_the_middle(wrong: Callable[..., Any], stor
     assert "commit of sqlite3 by hand" in report.steps
     two = "sqlite3 has two outcomes: 1 writing statement committed by hand, and the task rolled"
     assert any(problem.startswith(two) for problem in found(report))
+
+
+def test_it_finds_a_connection_without_transactions(
+    wrong: Callable[..., Any], arm: Sidearm, store: Store
+) -> None:
+    """Each statement commits itself, so that a rollback undoes nothing."""
+    get_plain = arm.use(SQLite(store.path, isolation_level=None))
+
+    def buy() -> str:
+        store.sell(get_plain())
+        return "sold"
+
+    problems = found(wrong(buy, check=None))
+    assert any(problem.startswith("sqlite3 has two outcomes: 1 writing") for problem in problems)
 
 
 def test_it_finds_an_event_before_the_commit(wrong: Callable[..., Any], store: Store) -> None:

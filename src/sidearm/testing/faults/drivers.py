@@ -236,10 +236,14 @@ class _SQLite(_Driver):
             result = original(on, sql, *args)
         finally:
             self._local.executing = False
-        if before and not connection.in_transaction:
-            self.committed(work) if verb in ("commit", "end") else work.rolled_back()
-        elif not only_reads(sql) and connection.in_transaction:
+        after = connection.in_transaction
+        if before and not after:
+            ends_well = verb in ("commit", "end") or original.__name__ == "executescript"
+            self.committed(work) if ends_well else work.rolled_back()
+        elif not only_reads(sql):
             work.opened += 1
+            if not after:  # without a transaction each statement commits itself
+                self.committed(work)
         return result
 
     def _commit(self, original: Callable[..., Any], connection: Any) -> Any:
@@ -291,6 +295,7 @@ class _Psycopg(_Driver):
         self._error: type[Exception] = psycopg.OperationalError
         points.replace(psycopg.Cursor, "execute", self._execute)
         points.replace(psycopg.Cursor, "executemany", self._execute)
+        points.replace(psycopg.Transaction, "__exit__", self._leave_block)
         points.replace(psycopg.Connection, "commit", self._commit)
         points.replace(psycopg.Connection, "rollback", self._rollback)
         if "psycopg_pool" in sys.modules:
@@ -326,14 +331,37 @@ class _Psycopg(_Driver):
         if work is None:
             return original(cursor, query, *args, **named)
         sql = _as_text(query, cursor)
-        error = self.statement(work, sql, connection, self._error)
+        ends_well = sql.lstrip().lower().startswith(("commit", "end"))
+        ends = ends_well and connection.info.transaction_status.name == "INTRANS"
+        if ends:
+            error = self.committing(work, connection, "psycopg", self._error)
+        else:
+            error = self.statement(work, sql, connection, self._error)
         if error is not None:
             with self._unseen():
                 spoil(connection, error)
             raise error
         result = original(cursor, query, *args, **named)
-        if not only_reads(sql) and not connection.autocommit:
-            work.opened += 1
+        work.opened += 0 if ends or only_reads(sql) else 1
+        if connection.info.transaction_status.name == "IDLE":
+            rolls_back = sql.lstrip().lower().startswith(("rollback", "abort"))
+            work.rolled_back() if rolls_back else self.committed(work)
+        return result
+
+    def _leave_block(self, original: Callable[..., Any], block: Any, *args: Any) -> Any:
+        """The end of ``with connection.transaction():``, which calls no ``commit()``."""
+        connection = block.connection
+        work = self._work(connection)
+        if work is None or block.savepoint_name:
+            return original(block, *args)
+        error = None
+        if args[0] is None:
+            error = self.committing(work, connection, "psycopg", self._error)
+        if error is not None:
+            original(block, type(error), error, error.__traceback__)
+            raise error
+        result = original(block, *args)
+        self.committed(work) if args[0] is None else work.rolled_back()
         return result
 
     def _commit(self, original: Callable[..., Any], connection: Any) -> Any:
@@ -479,7 +507,7 @@ class _SQLAlchemy(_Driver):
     def _after_cursor_execute(self, connection: Any, _: Any, statement: str, *__: Any) -> None:
         work = self._work(connection)
         if work is not None and not only_reads(statement):
-            if connection._is_autocommit_isolation():  # noqa: SLF001 - it has no public name
+            if connection._is_autocommit_isolation():
                 work.opened += 1
                 self.committed(work)
             else:

@@ -18,9 +18,11 @@ import pytest
 from flask import Flask
 from flask.globals import _cv_app
 
+from ...resources.cache import TaskCache
 from ...signals import callback_failed, round_settled
 from ...tasks.callbacks import Held
 from ...tasks.claims import Claim, Resource
+from ...tasks.context import find_task
 from ...tasks.records import Record
 from ...tasks.task import OPEN, Round, Task
 from .trace import LEAVES, ClaimTrack, HeldTrack, Trace
@@ -87,7 +89,9 @@ class Points:
         self.replace(Round, "settle", self._settle)
         self.replace(Task, "hold", self._hold)
         # The module, whose name in its package is the function's.
-        self.replace(importlib.import_module("sidearm.events.publish"), "_give", self._give)
+        publish = importlib.import_module("sidearm.events.publish")
+        self.replace(publish, "_give", self._give)
+        self._leave = publish._leave
 
     # -- claims
 
@@ -217,20 +221,24 @@ class Points:
         trace.come_by(f"call of {short(call)}", ("call", call))
         original(task, held)
         track = HeldTrack(held, call, held.on, trace.round(task.round))
-        trace.held.append(track)
-        self._watch_callback(trace, track)
-        return None
-
-    def _watch_callback(self, trace: Trace, track: HeldTrack) -> None:
-        held = track.held
         if held.callback is not None:
             held.callback = self._called(trace, track, held.callback)
-        elif track.call.startswith("after_response(") and isinstance(held.item, tuple):
-            items = [
-                self._called(trace, track, item) if callable(item) and item is not held else item
-                for item in held.item
-            ]
-            held.item = tuple(items)
+        elif held.send is self._leave:
+            track.event = held.item[1]
+        elif call.startswith("after_response("):
+            held.item = tuple(
+                self._called(trace, track, item) if callable(item) else item for item in held.item
+            )
+        else:
+            self._watch_cache(getattr(held.send, "__self__", None))
+            return None
+        trace.held.append(track)
+        return None
+
+    def _watch_cache(self, cache: Any) -> None:
+        """See the writes of a cache, which leave like events."""
+        if isinstance(cache, TaskCache) and not isinstance(cache._cache, _Cache):
+            self._patch.setattr(cache, "_cache", _Cache(self, cache._cache))
 
     def _called(
         self, trace: Trace, track: HeldTrack, callback: Callable[[], Any]
@@ -254,7 +262,7 @@ class Points:
         trace = self.trace
         if trace is None:
             return original(app, events)
-        waiting = {id(_event_of(track)): track for track in trace.held if not track.left}
+        waiting = {id(track.event): track for track in trace.held if not track.left}
         now = trace.tick()
         tracks = [track for event in events if (track := waiting.get(id(event))) is not None]
         for track in tracks:
@@ -269,7 +277,7 @@ class Points:
         for event in events:
             trace.events.append((now, event[0], event[1]))
             if id(event) not in waiting:
-                trace.unheld.append((now, event[0], _has_settled(trace)))
+                trace.unheld.append((now, event[0], _is_early()))
         return None
 
     # -- requests
@@ -313,6 +321,26 @@ class _Callback:
 
     def __call__(self) -> Any:
         return self._call()
+
+
+class _Cache:
+    """In the place of a cachelib cache, whose writes may fail."""
+
+    def __init__(self, points: Points, cache: Any) -> None:
+        self._points = points
+        self._cache = cache
+
+    def __getattr__(self, name: str) -> Any:
+        method = getattr(self._cache, name)
+        if name not in ("set", "add", "delete", "clear", "inc"):
+            return method
+
+        def write(*arguments: Any) -> Any:
+            if self._points.trace is not None:
+                self._points.trace.come_by(f"cache.{name} leaving", ("cache", name))
+            return method(*arguments)
+
+        return write
 
 
 class _Body:
@@ -359,10 +387,7 @@ def short(call: str) -> str:
     return _QUALIFIED.sub(r"(\1)", call)
 
 
-def _event_of(track: HeldTrack) -> Any:
-    item = track.held.item
-    return item[1] if isinstance(item, tuple) and len(item) == 2 else None
-
-
-def _has_settled(trace: Trace) -> bool:
-    return any(round_.kept and round_.over for round_ in trace.rounds.values())
+def _is_early() -> bool:
+    """Whether the code that is running belongs to work that is not settled yet."""
+    task = find_task(create=False)
+    return task is not None and task.round.state is OPEN and task.round.kind in ("work", "body")

@@ -187,8 +187,8 @@ def _what_left(trace: Trace, unconditional: Container[str]) -> Iterator[str]:
     for track in trace.held:
         if track.on == "commit":
             yield from _held(trace, track)
-    for _, channel, after_commit in trace.unheld:
-        if channel in unconditional or after_commit:
+    for _, channel, early in trace.unheld:
+        if channel in unconditional or not early:
             continue
         if main_rounds(trace) and not was_committed(trace):
             yield (

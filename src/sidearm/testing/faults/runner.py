@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from werkzeug.wrappers import Response
 
 from ...exceptions import FaultsFound
@@ -200,7 +201,7 @@ class _Attempt:
         if self._check is not None and (error is None or fault is not None):
             try:
                 self._check(run)
-            except Exception as wrong:  # noqa: BLE001 - every run is made, and all is told
+            except (Exception, pytest.fail.Exception) as wrong:  # noqa: BLE001 - all runs are made
                 run.problems.append(f"check: {_told(wrong)}")
         return trace, run
 
@@ -213,6 +214,13 @@ class _Attempt:
                         response.get_data()
                     finally:
                         response.close()
+        except (
+            KeyboardInterrupt,
+            pytest.fail.Exception,
+            pytest.skip.Exception,
+            pytest.exit.Exception,
+        ):
+            raise  # these are meant for the test itself
         except BaseException as error:  # noqa: BLE001 - what leaves is what is looked at
             if self._points.trace is not None and self._points.trace.fault is None:
                 return error

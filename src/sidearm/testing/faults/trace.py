@@ -121,6 +121,7 @@ class HeldTrack:
 
     Attributes:
         round: In which it was registered.
+        event: What is sent, if it is one.
         left: Its place in the order of everything that happened, when it left; 0 before.
         failed: Whether it raised when it left.
         by_hand: Whether the application had committed something by hand by then.
@@ -130,6 +131,7 @@ class HeldTrack:
     call: str
     on: str
     round: RoundTrack
+    event: Any = None
     left: int = 0
     failed: bool = False
     by_hand: bool = False
@@ -189,7 +191,7 @@ class Trace:
         self.held: list[HeldTrack] = []
         self.works: list[Work] = []
         self.events: list[tuple[int, str, bytes]] = []
-        self.unheld: list[tuple[int, str, bool]] = []
+        self.unheld: list[tuple[int, str, bool]] = []  # place, channel, before the settling
         self.records: list[Record] = []
         self.failed: list[str] = []
         self.answers: list[int | None] = []

@@ -368,6 +368,47 @@ def test_kept_work_is_allowed_where_it_is_meant(app: Flask, faults: Faults, stor
     )
 
 
+def test_t8_a_body_that_fails_at_once_is_closed(app: Flask, faults: Faults, store: Store) -> None:
+    """As a server closes it: what waited for the end of the response runs."""
+
+    @app.post("/")
+    def export() -> Response:
+        store.sell()
+        after_response(lambda: store.mails.append(1))
+
+        @stream_with_context
+        def body() -> Iterator[str]:
+            store.get().execute("SELECT left FROM stock")
+            yield "row"
+
+        return Response(body())
+
+    def check(run: FaultRun) -> None:
+        late = run.step.startswith("callback after_response")
+        sold = store.figures()[1]
+        assert len(store.mails) == (0 if late else sold)
+
+    client = app.test_client()
+    faults.run(lambda: client.post("/"), reset=store.restore, check=check)
+
+
+@pytest.mark.parametrize("way_out", [KeyboardInterrupt, pytest.fail.Exception])
+def test_a_test_s_own_way_out_is_left_alone(
+    app: Flask, faults: Faults, way_out: type[BaseException]
+) -> None:
+    """Ctrl-C and ``pytest.fail()`` end the test, and what was replaced is put back."""
+    before = Flask.__call__
+
+    @app.post("/")
+    def view() -> str:
+        raise way_out("enough")
+
+    client = app.test_client()
+    with pytest.raises(way_out, match="enough"):
+        faults.run(lambda: client.post("/"))
+    assert Flask.__call__ is before
+
+
 # -- what is wrong, planted
 
 
@@ -559,6 +600,24 @@ def test_t13_it_finds_a_forgotten_commit(
     assert report.runs[0].problems == [
         "2 writing statements on sqlite3 never committed by hand: lost"
     ]
+
+
+def test_it_finds_what_its_reset_cannot_undo(wrong: Callable[..., Any], store: Store) -> None:
+    """A reset that fails tells of the run before it, and no further run is made."""
+    left: list[str] = []
+
+    def restore() -> None:
+        store.restore()
+        assert not left, f"{left} is still there"
+
+    def buy() -> str:
+        store.sell()
+        after_rollback(lambda: left.append("a file"))
+        return "sold"
+
+    report = wrong(buy, reset=restore)
+    assert report.runs[-1].step == "commit of sqlite3"
+    assert report.runs[-1].problems == ["reset= failed after it: ['a file'] is still there"]
 
 
 def test_it_finds_a_success_that_was_rolled_back(wrong: Callable[..., Any], store: Store) -> None:

@@ -309,7 +309,9 @@ class Points:
         except BaseException:
             trace.answers[number] = None
             raise
-        return _Body(trace, number, body)
+        served = _Body(trace, number, body)
+        trace.bodies.append(served)
+        return served
 
 
 class _Callback:

@@ -22,6 +22,13 @@ from .trace import BASE_EXCEPTION, EXCEPTION, LEAVES, Fault, Step, Trace
 if TYPE_CHECKING:
     from .trace import ClaimTrack
 
+#: A test's own way out, whatever is being tried.
+MEANT_FOR_THE_TEST = (
+    KeyboardInterrupt,
+    pytest.fail.Exception,
+    pytest.skip.Exception,
+    pytest.exit.Exception,
+)
 TRIES = 3  # runs without a fault, until two in a row take the same steps
 
 
@@ -100,18 +107,27 @@ class Faults:
             if recorded is not None:
                 points.propagate_as_in_production = True
                 for fault in _faults(recorded):
+                    try:
+                        attempt.reset()
+                    except Exception as error:  # noqa: BLE001 - it is the run that is to blame
+                        report.runs[-1].problems.append(f"reset= failed after it: {_told(error)}")
+                        self._close(report, error)
                     report.runs.append(attempt.run(fault, recorded.steps)[1])
+        self._close(report)
+        return report
+
+    def _close(self, report: FaultReport, error: Exception | None = None) -> None:
         if self._show is not None:
             self._show(report)
         if report.problems:
-            raise FaultsFound(_message(report, whole=self._show is None), report)
-        return report
+            raise FaultsFound(_message(report, whole=self._show is None), report) from error
 
     def _record(self, report: FaultReport, attempt: _Attempt) -> Trace | None:
         """Learn the steps; the first run may have had more to do than all that follow."""
         before: Trace | None = None
         different: str | None = None
         for _ in range(TRIES):
+            attempt.reset()
             trace, run = attempt.run(None, [])
             report.runs[:] = [run]
             if run.error is not None:
@@ -157,7 +173,7 @@ def quiet_log() -> Generator[io.StringIO]:
 
 
 class _Attempt:
-    """One run, from its reset to its check."""
+    """One run, and what surrounds it."""
 
     def __init__(
         self,
@@ -176,14 +192,17 @@ class _Attempt:
         self._may_keep = may_keep
         self._unconditional = unconditional
 
-    def run(self, fault: Fault | None, recorded: list[Step]) -> tuple[Trace, FaultRun]:
+    def reset(self) -> None:
+        """Bring everything back to where it was."""
         if self._reset is not None:
             self._reset()
+
+    def run(self, fault: Fault | None, recorded: list[Step]) -> tuple[Trace, FaultRun]:
         trace = Trace(fault, recorded)
         self._points.trace = trace
         try:
             with quiet_log() as log:
-                error = self._try()
+                error = self._try(trace)
         finally:
             self._points.trace = None
         run = _run_of(trace, error)
@@ -205,28 +224,34 @@ class _Attempt:
                 run.problems.append(f"check: {_told(wrong)}")
         return trace, run
 
-    def _try(self) -> BaseException | None:
-        try:
-            result = self._call()
-            for response in result if isinstance(result, (list, tuple)) else (result,):
-                if isinstance(response, Response):
-                    try:
-                        response.get_data()
-                    finally:
-                        response.close()
-        except (
-            KeyboardInterrupt,
-            pytest.fail.Exception,
-            pytest.skip.Exception,
-            pytest.exit.Exception,
-        ):
-            raise  # these are meant for the test itself
-        except BaseException as error:  # noqa: BLE001 - what leaves is what is looked at
-            if self._points.trace is not None and self._points.trace.fault is None:
-                return error
+    def _try(self, trace: Trace) -> BaseException | None:
+        """Make the call, and read what it returns; returns what leaves it."""
+        error = self._guarded(lambda: read(self._call()))
+        # A server closes every response, also one whose body has raised.
+        for body in trace.bodies:
+            error = self._guarded(body.close) or error
+        if error is not None and trace.fault is not None:
             _forget_frames(error)
+        return error
+
+    def _guarded(self, call: Callable[[], Any]) -> BaseException | None:
+        try:
+            call()
+        except MEANT_FOR_THE_TEST:
+            raise
+        except BaseException as error:  # noqa: BLE001 - what leaves is what is looked at
             return error
         return None
+
+
+def read(result: Any) -> None:
+    """Read responses to their end, and close them."""
+    for response in result if isinstance(result, (list, tuple)) else (result,):
+        if isinstance(response, Response):
+            try:
+                response.get_data()
+            finally:
+                response.close()
 
 
 def _faults(recorded: Trace) -> Iterator[Fault]:

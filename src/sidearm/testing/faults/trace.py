@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...exceptions import InjectedExit, InjectedFault
 from ...tasks.context import find_task
+from ...tasks.task import OPEN
 
 if TYPE_CHECKING:
     from ...tasks.callbacks import Held
@@ -183,7 +184,7 @@ class Trace:
         self.steps: list[Step] = []
         self.diverged: str | None = None
         self.injected: BaseException | None = None
-        self.injected_in: str | None = None
+        self.injected_in: str | None = None  # the kind of the round whose work it met
         self.injected_response = NO_RESPONSE
         self.saved_before = False
         self.claims: list[ClaimTrack] = []
@@ -196,6 +197,7 @@ class Trace:
         self.failed: list[str] = []
         self.answers: list[int | None] = []
         self.pieces: list[int] = []
+        self.bodies: list[Any] = []
         self.pools: dict[int, tuple[str, int, Any]] = {}
         self.opened: list[Any] = []
         self.unseen: dict[str, str] = {}
@@ -251,7 +253,9 @@ class Trace:
             error = like(base)(place)
         task = find_task(create=False)
         self.injected_response = self.response
-        self.injected_in = task.round.kind if task is not None else None
+        # Once a round settles, what fails in it is no longer its work.
+        working = task is not None and task.round.state is OPEN
+        self.injected_in = task.round.kind if task is not None and working else None
         response = self.response
         self.saved_before = any(
             work.by_task[response] or work.by_hand[response] for work in self.works

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
+import redis
 import sqlalchemy
 from psycopg_pool import ConnectionPool
 from sqlalchemy.exc import DBAPIError
@@ -14,7 +15,7 @@ from sqlalchemy.orm import sessionmaker
 
 from sidearm import Sidearm, after_commit, current_task, publish
 from sidearm.exceptions import FaultsFound
-from sidearm.testing import Faults, PostgresServer
+from sidearm.testing import Faults, PostgresServer, RedisServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -180,6 +181,48 @@ def test_t13_aa_commit_by_hand_is_a_step(app: Flask, notes: Notes) -> None:
     ]
     with pytest.raises(FaultsFound, match="told of a failure"):
         Faults().run(lambda: client.post("/page"), reset=notes.clear)
+
+
+@pytest.fixture(scope="module")
+def redis_server() -> Iterator[RedisServer]:
+    try:
+        made = RedisServer()
+    except FileNotFoundError as error:
+        if "CI" in os.environ:
+            raise
+        pytest.skip(str(error))
+    with made as server:
+        yield server
+
+
+@pytest.mark.parametrize("kind", ["pool"])
+def test_h6_a_redis_that_fails_costs_no_commit(
+    app: Flask, arm: Sidearm, notes: Notes, redis_server: RedisServer
+) -> None:
+    """What waited for the commit is lost with the server; a command in the view fails the view."""
+    client_of_redis = redis.Redis(port=redis_server.port)
+    waiting = arm.use(client_of_redis)
+
+    @app.post("/")
+    def view() -> str:
+        waiting.get("left")
+        notes.write("first")
+        waiting.set("left", 4)
+        return "written"
+
+    def restore() -> None:
+        notes.clear()
+        client_of_redis.flushall()
+
+    def check(run: FaultRun) -> None:
+        assert notes.saved() == (["first"] if run.committed else [])
+        assert client_of_redis.get("left") in ((b"4", None) if run.committed else (None,))
+
+    client = app.test_client()
+    report = Faults().run(lambda: client.post("/"), reset=restore, check=check)
+    client_of_redis.close()
+    answers = {run.step: run.status for run in report.runs if run.fault == "Exception"}
+    assert (answers["redis: GET"], answers["redis: pipeline"]) == (500, 200)
 
 
 @pytest.mark.parametrize("kind", ["pool", "engine"])

@@ -1,4 +1,6 @@
-"""Where statements, connections and commits are seen: sqlite3, psycopg and its pool, SQLAlchemy.
+"""Where statements, connections and commits are seen, by the driver.
+
+sqlite3, psycopg 3 and its pool, redis-py, and all that SQLAlchemy drives.
 
 A fault is raised where the driver itself would raise, with a class that is the driver's own
 ``OperationalError`` too: SQLAlchemy wraps it, and the application's handlers catch it, as the real
@@ -37,6 +39,8 @@ def watch(points: Points, stack: ExitStack) -> None:
     _SQLite(points).install()
     if "psycopg" in sys.modules:
         _Psycopg(points).install()
+    if "redis" in sys.modules:
+        _Redis(points).install()
     if "sqlalchemy" in sys.modules:
         _SQLAlchemy(points).install(stack)
 
@@ -419,6 +423,40 @@ def spoil(connection: Any, error: BaseException) -> None:
     if isinstance(error, Exception) and not connection.autocommit and not connection.closed:
         with contextlib.suppress(psycopg.Error), psycopg.Cursor(connection) as cursor:
             cursor.execute("SELECT 1 / 0")
+
+
+# -- redis-py
+
+
+class _Redis(_Driver):
+    """redis-py: each command, and each pipeline when it is executed."""
+
+    def install(self) -> None:
+        from redis import ConnectionError as RedisConnectionError
+        from redis.client import Pipeline, Redis
+
+        self._error: type[Exception] = RedisConnectionError
+        self._points.replace(Redis, "execute_command", self._command)
+        self._points.replace(Pipeline, "execute", self._pipeline)
+
+    def _command(self, original: Callable[..., Any], client: Any, *args: Any, **named: Any) -> Any:
+        self._come_by(str(args[0]).upper())
+        return original(client, *args, **named)
+
+    def _pipeline(
+        self, original: Callable[..., Any], pipeline: Any, *args: Any, **named: Any
+    ) -> Any:
+        self._come_by("pipeline")
+        return original(pipeline, *args, **named)
+
+    def _come_by(self, command: str) -> None:
+        trace = self._points.active
+        if trace is None:
+            return
+        step, kind = trace.reach(f"redis: {command}", ("redis", command))
+        step.in_driver = True
+        if kind is not None:
+            raise trace.make(kind, self._error)
 
 
 # -- SQLAlchemy

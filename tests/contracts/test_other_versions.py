@@ -42,7 +42,6 @@ SQLALCHEMY_FLOORS = (
     "tests/contracts/test_who_commits.py",
     "tests/integration/test_postgres.py",
     "tests/integration/testing/test_faults.py",
-    "tests/unit/testing/test_faults.py",
 )
 SHOW_VERSIONS = (
     "import flask, click, importlib.metadata as m;"

@@ -173,6 +173,8 @@ def test_nothing_stays_replaced(app: Flask, faults: Faults, store: Store) -> Non
         (Task, "hold"),
         (Flask, "__call__"),
         (sqlalchemy.Engine, "raw_connection"),
+        (sqlalchemy.Engine, "_has_events"),
+        (sqlalchemy.Dialect, "_has_events"),
     ]
     before = [getattr(owner, name) for owner, name in watched]
 

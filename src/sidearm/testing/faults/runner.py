@@ -91,6 +91,7 @@ class Faults:
         Raises:
             FaultsFound: Something was not true; it is an ``AssertionError`` that holds the report.
         """
+        __tracebackhide__ = True
         report = FaultReport(title or self._title)
         self.reports.append(report)
         points = Points()
@@ -117,6 +118,7 @@ class Faults:
         return report
 
     def _close(self, report: FaultReport, error: Exception | None = None) -> None:
+        __tracebackhide__ = True
         if self._show is not None:
             self._show(report)
         if report.problems:

@@ -20,11 +20,11 @@ class SQLAlchemyDriver(Driver):
 
     def install(self, stack: ExitStack) -> None:
         from sqlalchemy import event
-        from sqlalchemy.engine import Connection, Engine
+        from sqlalchemy.engine import Connection, Dialect, Engine
 
         points = self._points
-        has_events = vars(Engine).get("_has_events", False)
-        stack.callback(setattr, Engine, "_has_events", has_events)
+        for class_ in (Engine, Dialect):  # listening sets it, and nothing takes it back
+            stack.callback(setattr, class_, "_has_events", class_._has_events)
         listeners: list[tuple[Any, str, Callable[..., Any]]] = [
             (Engine, "do_execute", self._do_execute),
             (Engine, "do_executemany", self._do_execute),

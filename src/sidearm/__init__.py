@@ -15,10 +15,16 @@ if TYPE_CHECKING:
     from .exceptions import InvalidField as InvalidField
     from .exceptions import NoRepresentation as NoRepresentation
     from .exceptions import OutsideTask as OutsideTask
+    from .exceptions import RedirectLoop as RedirectLoop
     from .exceptions import SettingError as SettingError
     from .exceptions import SidearmError as SidearmError
     from .exceptions import TaskSettled as TaskSettled
+    from .exceptions import UnsafeRedirect as UnsafeRedirect
     from .extension import Sidearm as Sidearm
+    from .redirects import is_different_url as is_different_url
+    from .redirects import is_safe_url as is_safe_url
+    from .redirects import redirect_back as redirect_back
+    from .redirects import redirect_target as redirect_target
     from .tasks import after_commit as after_commit
     from .tasks import after_response as after_response
     from .tasks import after_rollback as after_rollback
@@ -34,18 +40,24 @@ _HOMES = {
     "InvalidField": "exceptions",
     "NoRepresentation": "exceptions",
     "OutsideTask": "exceptions",
+    "RedirectLoop": "exceptions",
     "SettingError": "exceptions",
     "Sidearm": "extension",
     "SidearmError": "exceptions",
     "TaskSettled": "exceptions",
+    "UnsafeRedirect": "exceptions",
     "after_commit": "tasks",
     "after_response": "tasks",
     "after_rollback": "tasks",
     "commit_on": "tasks",
     "current_task": "tasks",
     "event_stream": "events",
+    "is_different_url": "redirects",
+    "is_safe_url": "redirects",
     "publish": "events",
     "publish_now": "events",
+    "redirect_back": "redirects",
+    "redirect_target": "redirects",
     "stream_position": "events",
 }
 

@@ -189,6 +189,45 @@ class NoRepresentation(SidearmError, TypeError):
         )
 
 
+class UnsafeRedirect(SidearmError, ValueError):
+    """A redirect would leave the application's origin for one that is not allowed.
+
+    Attributes:
+        header: The header that redirects, such as ``Location``.
+        target: Where to, as the header says it.
+        origin: The application's own origin, or ``None`` if it is not known.
+    """
+
+    def __init__(self, header: str, target: str, origin: str | None, where: str) -> None:
+        self.header = header
+        self.target = target
+        self.origin = origin
+        # What a query carries (a code, a token) is no log's business.
+        told = shorten(target.partition("?")[0].partition("#")[0], 200)
+        super().__init__(
+            f"{where} redirects by {header} to {told}, which a browser may follow away from"
+            f" {origin or 'this application'}. Give redirect() a target for which is_safe_url() is"
+            " true, or use redirect_back(); a host that this application redirects to on purpose"
+            " belongs into SIDEARM_REDIRECT_HOSTS."
+        )
+
+
+class RedirectLoop(SidearmError, RuntimeError):
+    """The only place to go back to is the page that asks.
+
+    Attributes:
+        target: The fallback that was given.
+    """
+
+    def __init__(self, target: str) -> None:
+        self.target = target
+        super().__init__(
+            f"redirect_back({shorten(target)}) was called by the very page that this leads to, and"
+            " there is nothing else to go back to: a browser would come round and round. Give"
+            " another page as the fallback."
+        )
+
+
 class HubError(SidearmError, RuntimeError):
     """The hub cannot start, or cannot be talked to.
 

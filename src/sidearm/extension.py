@@ -23,6 +23,7 @@ from .hub.client import HubClient
 from .hub.config import HubConfig
 from .hub.memory import MemoryHub
 from .hub.server import Server
+from .redirects.leaving import check_redirects
 from .resources import GeneratorResource
 from .resources.cache import TaskCache
 from .resources.pool import ConnectionPool, is_pool
@@ -63,6 +64,9 @@ class AppState(TaskState):
         self.socket_path = (
             os.environ.get(SOCKET_VARIABLE) or settings.socket or default_socket_path(app)
         )
+        if settings.check_redirects != "off":
+            refuse = settings.check_redirects == "raise"
+            self.last_look = functools.partial(check_redirects, refuse=refuse)
         self._app = weakref.ref(app)
         self._hub: HubClient | MemoryHub | None = None
         self._dev_hub = DevelopmentHub()

@@ -74,6 +74,59 @@ def _statuses(key: str, value: Any) -> Container[int]:
     return frozenset(value)
 
 
+def _origin(key: str, value: Any) -> str | None:
+    if value is None:
+        return None
+    advice = (
+        "Give scheme and host, with the port where it is unusual, such as 'https://shop.example'."
+    )
+    url = _parse(value) if isinstance(value, str) else None
+    if url is None or url.protocol not in ("http:", "https:") or not url.hostname:
+        raise SettingError(key, value, advice)
+    if url.href not in (f"{url.origin}/", url.origin):
+        raise SettingError(
+            key, value, f"{advice} A path prefix is told by the proxy or APPLICATION_ROOT."
+        )
+    return str(url.origin)
+
+
+def _hosts(key: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, (list, tuple, set, frozenset)):
+        raise SettingError(
+            key, value, "Give a list of hosts, such as ['pay.example', '.shop.example']."
+        )
+    return tuple(sorted(_host(key, value, entry) for entry in value))
+
+
+def _host(key: str, value: Any, entry: Any) -> str:
+    dot = "." if isinstance(entry, str) and entry.startswith(".") else ""
+    url = None
+    if isinstance(entry, str) and not set(entry) & set("/\\?#@*%, \t\r\n"):
+        url = _parse(f"https://{entry.removeprefix('.')}")
+    if url is None or not url.hostname or url.hostname.startswith("."):
+        raise SettingError(
+            key,
+            value,
+            f"{entry!r} is no host. Give it as in a URL, such as 'pay.example' or"
+            " 'pay.example:8443', without scheme and path; '.shop.example' stands for"
+            " shop.example and every host under it.",
+        )
+    if dot and (url.host_type != 0 or "." not in url.hostname.rstrip(".")):
+        raise SettingError(
+            key, value, f"{entry!r} would stand for hosts of other people. Name the host."
+        )
+    return dot + str(url.hostname if url.port == "80" else url.host)
+
+
+def _parse(url: str) -> Any:
+    from ada_url import URL  # the hub's process reads no such setting
+
+    try:
+        return URL(url)
+    except ValueError:
+        return None
+
+
 def _setting(default: Any, check: Check, unit: str, meaning: str) -> Any:
     return field(default=default, metadata={"check": check, "unit": unit, "meaning": meaning})
 
@@ -147,6 +200,27 @@ class Settings:
         _boolean,
         "",
         "Let 'flask sidearm tasks' read the records of each process, through the hub.",
+    )
+    origin: str | None = _setting(
+        None,
+        _origin,
+        "",
+        "Where browsers find the application, such as 'https://shop.example'. Without it:"
+        " SERVER_NAME, or the request's host, which TRUSTED_HOSTS should name.",
+    )
+    redirect_hosts: tuple[str, ...] = _setting(
+        (),
+        _hosts,
+        "",
+        "Other hosts that redirects may lead to. '.shop.example' stands for shop.example and every"
+        " host under it; a port other than 443 and 80 is named with its host.",
+    )
+    check_redirects: str = _setting(
+        "log",
+        _one_of("off", "log", "raise"),
+        "",
+        "What becomes of a redirect to another origin that is in no such list: 'log' lets it leave,"
+        " with a warning; 'raise' answers with UnsafeRedirect in its place; 'off' does not look.",
     )
 
     @classmethod

@@ -26,3 +26,7 @@ events_dropped = _signals.signal("sidearm-events-dropped")
 
 #: A callback ran to its end and its round settled; ``call`` names it.
 callback_ran = _signals.signal("sidearm-callback-ran")
+
+#: A response redirects away from the application's origin; ``error`` is the
+#: :class:`~sidearm.exceptions.UnsafeRedirect`, ``refused`` whether it was answered in its place.
+redirect_leaving = _signals.signal("sidearm-redirect-leaving")

@@ -39,6 +39,7 @@ _HEADERS = "_sidearm_headers"
 def settle_request(response: Response) -> Response:  # noqa: C901
     """Settle the request's task: the ``after_request`` function that runs last."""
     request_context: Any = current_request_context(None)
+    response = request_context.app.extensions["sidearm"].last_look(response)
     task: Task | None = getattr(request_context, TASK, None)
     # A body that is a list is there already, which is cheaper to see than ``is_streamed``.
     streams = type(response.response) is not list and is_streamed(response)
@@ -112,13 +113,36 @@ def _commit_failed(
         logger.exception("Task %r: the session could not be opened again.", task.name)
         errors.append(exc)
     original = getattr(request_context, _HEADERS, None)
-    answer = app.make_response(_answer_for(app, errors))
+    answer: Response = task.state.last_look(app.make_response(_answer_for(app, errors)))
     response.close()
     if original is not None:
         _pass_headers_on(original, response, answer)
     task.facts[0] = answer.status_code
     task.round.settle(task.round.decided or Decision(False, "an error page"))
     return answer
+
+
+def answer_instead(response: Response, error: Exception) -> Response:
+    """Answer by the application's error handlers in place of a response that must not leave.
+
+    Args:
+        response: What ``after_request`` functions have seen already.
+        error: Why it must not.
+
+    Returns:
+        The handler's response, or the 500 page, with the headers that those functions had added.
+
+    Raises:
+        Exception: The error, where the application wants errors to propagate.
+    """
+    request_context: Any = current_request_context(None)
+    original = getattr(request_context, _HEADERS, None)
+    app = request_context.app
+    answer = app.make_response(_answer_for(app, [error]))
+    response.close()
+    if original is not None:
+        _pass_headers_on(original, response, answer)
+    return cast("Response", answer)
 
 
 def _reopen_session(app: Flask, request_context: Any) -> None:

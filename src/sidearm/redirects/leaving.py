@@ -37,7 +37,6 @@ _HEADERS = frozenset({"location", "refresh", "hx-redirect", "hx-location", "turb
 #: says, so everything that can end the time ends it here.
 _REFRESH_TIME = re.compile(r"[^;,\s]*\s*[;,]?\s*")
 _REFRESH_NAME = re.compile(r"url\s*=\s*", re.IGNORECASE)
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def check_redirects(response: Response, *, refuse: bool) -> Response:
@@ -117,10 +116,8 @@ def targets_of(name: str, value: str) -> Iterator[str | None]:
         yield value
 
 
-def _refresh_targets(value: str) -> Iterator[str | None]:
+def _refresh_targets(value: str) -> Iterator[str]:
     """The readings of ``5; url='/x'`` (HTML, 7.5.1; Chromium ends at the last quote)."""
-    if _CONTROL.search(value):
-        yield None
     time = _REFRESH_TIME.match(value)
     rest = value[time.end() if time else 0 :]
     if not rest:  # the page itself, again
@@ -130,8 +127,7 @@ def _refresh_targets(value: str) -> Iterator[str | None]:
     if url[:1] in {'"', "'"}:
         quote, inner = url[0], url[1:]
         yield inner.partition(quote)[0]
-        inner = inner.rpartition(quote)[0] or inner
-        yield inner.strip(" \t")
+        yield inner.rpartition(quote)[0].strip(" \t")
     else:
         yield url
 

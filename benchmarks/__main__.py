@@ -1,11 +1,11 @@
-"""Runs the benchmarks one after another: ``python -m benchmarks [tasks] [idle_streams] [hub]``."""
+"""Runs the benchmarks one after another: ``python -m benchmarks [tasks] [redirects] [hub] ...``."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 
-NAMES = ("tasks", "idle_streams", "hub")
+NAMES = ("tasks", "redirects", "idle_streams", "hub")
 
 
 def main() -> None:

@@ -19,12 +19,13 @@ from typing import Any
 
 from flask import Response, current_app, request
 from werkzeug.exceptions import InternalServerError
+from werkzeug.wrappers import Response as WerkzeugResponse
 
 from ..exceptions import UnsafeRedirect
 from ..signals import redirect_leaving
 from ..tasks.records import tell
 from ..tasks.requests import answer_instead
-from .verdict import current_destinations
+from .verdict import current_destinations, is_path, is_relative
 
 logger = logging.getLogger("sidearm.redirects")
 
@@ -52,9 +53,10 @@ def check_redirects(response: Response, *, refuse: bool) -> Response:
     Raises:
         UnsafeRedirect: If it refuses and the application wants errors to propagate.
     """
-    # Every response comes by here, and few redirect.
-    for name, _ in response.headers:
-        if name.lower() in _HEADERS:
+    # Every response comes by here, and few redirect; most of those to a page of this site.
+    for name, value in response.headers:
+        lower = name.lower()
+        if lower in _HEADERS and not (lower == "location" and _is_kept_here(response, value)):
             break
     else:
         return response
@@ -79,22 +81,45 @@ def find_unsafe_redirect(response: Response) -> UnsafeRedirect | None:
     Args:
         response: Not yet sent.
     """
-    destinations = current_destinations()
-    try:
-        headers = list(response.get_wsgi_headers(request.environ))
-    except ValueError:  # Werkzeug cannot read the location that it should rewrite
-        headers = list(response.headers)
-    for name, value in headers:
-        lower = name.lower()
-        if lower not in _HEADERS or (
-            lower == "location" and response.status_code not in _REDIRECT_STATUSES
-        ):
-            continue
-        for target in targets_of(lower, value):
+    for name, value in _redirecting_headers(response):
+        for target in targets_of(name.lower(), value):
+            if target is not None and is_relative(target):
+                continue
+            destinations = current_destinations()
             if target is None or not destinations.include(target):
                 told = value if target is None else target
                 return UnsafeRedirect(name, told, destinations.origin, describe_place())
     return None
+
+
+def _redirecting_headers(response: Response) -> list[tuple[str, str]]:
+    """The headers of a response that redirect, as they leave."""
+    try:
+        headers = response.get_wsgi_headers(request.environ)
+    except ValueError:  # Werkzeug cannot read the location that it should rewrite
+        headers = response.headers
+    follows = response.status_code in _REDIRECT_STATUSES
+    return [
+        (name, value)
+        for name, value in headers
+        if (lower := name.lower()) in _HEADERS and (follows or lower != "location")
+    ]
+
+
+def _is_kept_here(response: Response, location: str) -> bool:
+    """Whether a location is on this origin, before Werkzeug has rewritten it and so after it.
+
+    What has no host is percent-encoded and nothing else, and what is plain is left alone. All
+    else is judged as it leaves.
+    """
+    if (
+        response.autocorrect_location_header
+        or type(response).get_wsgi_headers is not WerkzeugResponse.get_wsgi_headers
+    ):
+        return False
+    if location.startswith("http") and current_destinations().have_plain(location):
+        return True
+    return bool(is_path(location) or is_relative(location))
 
 
 def targets_of(name: str, value: str) -> Iterator[str | None]:

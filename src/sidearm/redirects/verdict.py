@@ -19,14 +19,12 @@ The same is asked of what leaves in the end, after Werkzeug's rewriting: see ``l
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 from ada_url import URL, HostType
-from flask import current_app
 
-from ..origin import trusted_origin
+from ..origin import origin_in, running_application
 from ..tasks.state import state_of
 
 #: The longest target, in bytes as they would leave. RFC 9110, 4.1, asks for at least 8,000; but
@@ -43,20 +41,36 @@ _RELATIVE = re.compile(
     rf"(?!\s|//)(?:[0-9][^/?#\\{_NEVER}]*+|[^:/?#\\{_NEVER}]*+)(?:/{_PATH})?{_TAIL}(?<!\s)"
 )
 
-#: What almost every target is, seen with as little work as can be.
-_PLAIN = re.compile(
-    r"/(?!/)[\w\-.~!$&'()*+,;=:@%/]*+(?:[?#][\w\-.~!$&'()*+,;=:@%/?#]*+)?", re.ASCII
-)
-
-_LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_HOST = r"(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?"
 _ABSOLUTE = re.compile(
-    rf"((?:https?:)?)//((?:{_LABEL}(?:\.{_LABEL})*+\.?|\[[0-9a-f:.]+\])(?::[0-9]{{1,5}})?)"
-    rf"(?:/{_PATH})?{_TAIL}(?<!\s)",
-    re.ASCII | re.IGNORECASE,
+    rf"(https?:|)//({_HOST})(?:/{_PATH})?{_TAIL}(?<!\s)", re.ASCII | re.IGNORECASE
 )
 
+# What needs no percent-encoding: almost every target, seen with as little work as can be.
+_PLAIN_TAIL = r"(?:[?#][\w\-.~!$&'()*+,;=:@%/?#]*+)?"
+_PLAIN_PATH = r"/[\w\-.~!$&'()*+,;=:@%/]*+"
+_PLAIN = re.compile(rf"(?!//){_PLAIN_PATH}{_PLAIN_TAIL}", re.ASCII)
+_AFTER_ORIGIN = re.compile(rf"(?:{_PLAIN_PATH})?{_PLAIN_TAIL}", re.ASCII)
 
-@dataclass(frozen=True, slots=True)
+#: Truth, if a target is a plain path: safe wherever the application is, and sent as it is.
+is_path = _PLAIN.fullmatch
+
+#: Truth, if a target names no host: safe wherever the application is.
+is_relative = _RELATIVE.fullmatch
+
+#: The longest label that a host's name may have (RFC 1035, 2.3.4), and that Werkzeug can write.
+_MAX_LABEL = 63  # bytes
+
+#: Where the answer for a request hangs on its context.
+_DESTINATIONS = "_sidearm_destinations"
+
+
+@lru_cache(maxsize=64)
+def find_destinations(origin: str | None, hosts: tuple[str, ...]) -> Destinations:
+    """The destinations of an origin and a list, which are the same for most requests."""
+    return Destinations(origin, hosts)
+
+
 class Destinations:
     """Where redirects may lead.
 
@@ -65,8 +79,11 @@ class Destinations:
         hosts: Other hosts, as ``SIDEARM_REDIRECT_HOSTS`` has them.
     """
 
-    origin: str | None
-    hosts: tuple[str, ...]
+    def __init__(self, origin: str | None, hosts: tuple[str, ...]) -> None:
+        self.origin = origin
+        self.hosts = hosts
+        self._scheme, _, host = (origin or "").partition("//")
+        self._name = host.partition(":")[0]  # of an address of IPv6 only its bracket
 
     def include(self, target: str) -> bool:
         """Whether a browser that is sent to a target arrives at one of them.
@@ -74,27 +91,47 @@ class Destinations:
         Args:
             target: What the browser is sent; of any length.
         """
-        if _RELATIVE.fullmatch(target) is not None:
-            return True
+        return (
+            self.have_plain(target) or is_relative(target) is not None or self.include_url(target)
+        )
+
+    def have_plain(self, target: str) -> bool:
+        """Whether a target begins with the application's own origin, and is plain after it.
+
+        A host cannot go on after it then: what follows is a path, a query, a fragment, or nothing.
+        """
+        origin = self.origin
+        return (
+            origin is not None
+            and target.startswith(origin)
+            and _AFTER_ORIGIN.fullmatch(target, len(origin)) is not None
+        )
+
+    def include_url(self, target: str) -> bool:
+        """The same as :meth:`include`, of a target that is known to name a host."""
+        if not self.hosts and self._name not in target.lower():
+            return False  # most of what is hostile, without another look at it
         found = _ABSOLUTE.fullmatch(target)
         if found is None:
             return False
-        scheme, host = found[1].lower(), found[2].lower()
+        scheme, host = map(str.lower, found.groups())
         if not scheme and self.origin is None:  # the scheme of a page that is not known
             return False
-        own_scheme = (self.origin or "").partition(":")[0]
-        origin = f"{scheme or own_scheme + ':'}//{host}"
-        return origin == self.origin or self._include_other(origin, own_scheme)
+        origin = f"{scheme or self._scheme}//{host}"
+        return origin == self.origin or self._include_other(origin)
 
-    def _include_other(self, other: str, own_scheme: str) -> bool:
-        # Only what can be typed in two ways is left: a port, an address, a host that is allowed.
+    def _include_other(self, other: str) -> bool:
+        """Whether it is another spelling (of a port, an address), or a host that is allowed."""
+        labels = other.rpartition("/")[2].split(".")
+        if not all(0 < len(label) <= _MAX_LABEL for label in labels):
+            return False
         try:
             url = URL(other)
         except ValueError:
             return False
         if url.origin == self.origin:
             return True
-        if url.protocol != "https:" and own_scheme != "http":
+        if url.protocol != "https:" and self._scheme != "http:":
             return False
         return any(_is_host(url, host) for host in self.hosts)
 
@@ -111,19 +148,21 @@ def _is_host(url: URL, allowed: str) -> bool:
     )
 
 
-@lru_cache(maxsize=64)
-def _destinations(origin: str | None, hosts: tuple[str, ...]) -> Destinations:
-    return Destinations(origin, hosts)
-
-
 def current_destinations() -> Destinations:
     """Where redirects of the running application may lead.
 
     Raises:
         RuntimeError: No application context is pushed, or its application has no Sidearm.
     """
-    hosts = state_of(current_app).settings.redirect_hosts
-    return _destinations(trusted_origin(), hosts)
+    app, context = running_application()
+    # Going back asks several times, and what leaves is asked about once more.
+    found: Destinations | None = getattr(context, _DESTINATIONS, None)
+    if found is None:
+        origin = origin_in(app, context and context.request)
+        found = find_destinations(origin, state_of(app).settings.redirect_hosts)
+        if context is not None:
+            setattr(context, _DESTINATIONS, found)
+    return found
 
 
 def is_safe_url(target: Any) -> bool:
@@ -147,13 +186,18 @@ def is_safe_url(target: Any) -> bool:
     """
     if not isinstance(target, str) or not target or len(target) > MAX_LENGTH:
         return False
-    if _PLAIN.fullmatch(target) is not None:
+    if is_path(target):
         return True
     if not target.isascii() and _sent_length(target) > MAX_LENGTH:
         return False
-    return current_destinations().include(target)
+    if target.startswith("//"):
+        return current_destinations().include_url(target)
+    if target[:4].lower() == "http":  # the beginning of a URL, or of a path
+        return current_destinations().include(target)
+    return is_relative(target) is not None
 
 
 def _sent_length(target: str) -> int:
-    """The bytes of a target whose other characters are percent-encoded."""
-    return sum(1 if char.isascii() else 3 * len(char.encode(errors="replace")) for char in target)
+    """The bytes of a target whose other letters are percent-encoded."""
+    encoded = target.encode(errors="replace")
+    return 3 * len(encoded) - 2 * len(target.encode("ascii", "ignore"))

@@ -16,12 +16,12 @@ from typing import Any
 
 from flask import Flask, redirect
 from flask.globals import _cv_request
-from werkzeug.test import create_environ
 
 from sidearm import Sidearm, is_safe_url
 from sidearm.redirects.leaving import check_redirects
 
-from .measure import difference, in_turns, ratio
+from .frameworks import others_are_here
+from .measure import difference, in_turns, ratio, requester
 
 ROUNDS = 200
 REPEAT = 250
@@ -92,7 +92,7 @@ def compare_responses() -> str:
     for name, mode in (("off", "off"), ("off again", "off"), ("log", "log")):
         app = make_app(mode)
         app.add_url_rule("/about", view_func=lambda: "about")
-        requests[name] = requester(app)
+        requests[name] = requester(app.wsgi_app, "/about")
     in_turns(requests, rounds=4, repeat=40)
     times = in_turns(requests, rounds=300, repeat=40)
     over = difference(times["log"], times["off"])
@@ -101,19 +101,6 @@ def compare_responses() -> str:
         f"{statistics.median(times['log']):9.2f}{ratio(times['log'], times['off']):8.3f}"
         f"{ratio(times['off again'], times['off']):8.3f}   ({over:+.2f} microseconds)"
     )
-
-
-def requester(app: Flask) -> Callable[[], None]:
-    """What sends one request to an application, as a WSGI server does."""
-    environ = create_environ("/about", base_url=f"http://{HOST}")
-    wsgi_app: Any = app.wsgi_app
-
-    def request() -> None:
-        body = wsgi_app(environ.copy(), lambda *_: None)
-        assert b"".join(body) == b"about"
-        body.close()
-
-    return request
 
 
 def make_app(mode: str = "log") -> Flask:
@@ -126,6 +113,9 @@ def make_app(mode: str = "log") -> Flask:
 
 def main() -> None:
     """Print the table."""
+    if not others_are_here():
+        print("Django is not here; 'make bench', or scripts/setup bench, brings it.")
+        return
     print(f"A verdict on a redirect, in microseconds (medians of {ROUNDS} turns of {REPEAT})")
     columns = ("Django", "Sidearm", "ratio", "A/A")
     print("  {:<16}{:>9}{:>9}{:>8}{:>8}   goal".format("", *columns))

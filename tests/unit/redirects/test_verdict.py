@@ -40,6 +40,11 @@ PIECES = [
 ]
 
 
+LISTING = Flask("listing")
+LISTING.config["SIDEARM_REDIRECT_HOSTS"] = ["pay.example", ".shop.example"]
+Sidearm(LISTING)
+
+
 @pytest.fixture(scope="module")
 def app() -> Flask:
     app = Flask("verdicts")
@@ -96,6 +101,24 @@ def test_d1_what_is_accepted_stays_on_the_origin_however_it_is_read(
     if judge(app, target):
         for reading in readings(app, target):
             assert URL(reading, BASE).origin == ORIGIN, reading
+
+
+@settings(max_examples=400)
+@given(st.lists(st.sampled_from([*PIECES, ".shop.example", "pay.example", "b"]), max_size=7))
+@example(["https:", "//", "b", ".shop.example", "/", "日本"])
+@example(["https:", "//", "evil.example", "\\", ".shop.example"])
+def test_d1_what_a_list_lets_pass_is_on_it_however_it_is_read(pieces: list[str]) -> None:
+    """Random targets again, with other hosts allowed: here or there, and nowhere else."""
+    target = "".join(pieces)
+    if judge(LISTING, target):
+        for reading in readings(LISTING, target):
+            url = URL(reading, BASE)
+            name = url.hostname
+            assert url.protocol in {"http:", "https:"}
+            assert not url.username
+            assert url.origin == ORIGIN or (
+                url.port == "" and (name == "pay.example" or f".{name}".endswith(".shop.example"))
+            ), reading
 
 
 @settings(max_examples=400)

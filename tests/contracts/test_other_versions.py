@@ -26,6 +26,7 @@ FLOORS = (
     "tests/contracts/test_outcomes.py",
     "tests/contracts/test_records.py",
     "tests/contracts/test_rounds.py",
+    "tests/contracts/test_redirects.py",
     "tests/contracts/test_settling.py",
     "tests/contracts/test_tasks.py",
     "tests/contracts/test_who_commits.py",

@@ -207,8 +207,7 @@ class UnsafeRedirect(SidearmError, ValueError):
         super().__init__(
             f"{where} redirects by {header} to {told}, which a browser may follow away from"
             f" {origin or 'this application'}. Give redirect() a target for which is_safe_url() is"
-            " true, or use redirect_back(); a host that this application redirects to on purpose"
-            " belongs into SIDEARM_REDIRECT_HOSTS."
+            " true, or use redirect_back(). Name a host that is meant in SIDEARM_REDIRECT_HOSTS."
         )
 
 

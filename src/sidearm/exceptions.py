@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 
@@ -202,8 +203,9 @@ class UnsafeRedirect(SidearmError, ValueError):
         self.header = header
         self.target = target
         self.origin = origin
-        # What a query carries (a code, a token) is no log's business.
-        told = shorten(target.partition("?")[0].partition("#")[0], 200)
+        # What a query carries (a code, a token), or a user's password, is no log's business.
+        told = target.partition("?")[0].partition("#")[0]
+        told = shorten(re.sub(r"//[^/\\]*@", "//...@", told), 200)
         super().__init__(
             f"{where} redirects by {header} to {told}, which a browser may follow away from"
             f" {origin or 'this application'}. Give redirect() a target for which is_safe_url() is"

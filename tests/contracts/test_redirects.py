@@ -378,6 +378,14 @@ def test_d1_off_looks_at_nothing(caplog: pytest.LogCaptureFixture) -> None:
     assert not caplog.records
 
 
+def test_d1_a_password_in_a_target_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Nor the name before it."""
+    answer(make_app(), {"Location": "https://user:secret@evil.example/path"}, 302)
+    (record,) = caplog.records
+    assert "'https://...@evil.example/path'" in record.getMessage()
+    assert "secret" not in caplog.text
+
+
 def test_d1_a_forged_target_splits_no_log_line(caplog: pytest.LogCaptureFixture) -> None:
     """The target is written as Python writes a text."""
     answer(make_app(), {"HX-Redirect": "https://evil.example/\x1b[2K\u2028forged"})

@@ -19,7 +19,7 @@ from flask import Flask, redirect
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from sidearm import Sidearm, is_safe_url
+from sidearm import Sidearm, is_different_url, is_safe_url
 from sidearm.redirects.verdict import MAX_LENGTH, Destinations
 
 ORIGIN = "http://app.example:8000"
@@ -150,6 +150,8 @@ def test_d1_known_targets_with_something_changed_stay_on_the_origin(
 def test_d1_nothing_that_is_asked_about_raises(app: Flask, target: Any) -> None:
     """Rubbish of every type is not safe, or is a path; it is never an error."""
     assert judge(app, target) in {True, False}
+    with app.test_request_context(base_url=ORIGIN, path="/account/login"):
+        assert is_different_url(target) in {True, False}
 
 
 @pytest.mark.parametrize(
@@ -169,6 +171,8 @@ def test_d1_nothing_that_is_asked_about_raises(app: Flask, target: Any) -> None:
 def test_d1_what_is_too_long_for_a_head_is_refused(app: Flask, target: str) -> None:
     """Also if it is its percent-encoding that makes it so."""
     assert judge(app, target) is False
+    with app.test_request_context(base_url=ORIGIN, path="/account/login"):
+        assert is_different_url(target) in {True, False}
     Destinations(ORIGIN, ()).include(target)  # what leaves is judged in whole, and raises neither
 
 

@@ -30,7 +30,8 @@ def trusted_origin() -> str | None:
         RuntimeError: No application context is pushed, or its application has no Sidearm.
     """
     app, context = running_application()
-    return origin_in(app, context and context.request)
+    origin: str | None = state_of(app).settings.origin
+    return origin or derive_origin(app, context and context.request)
 
 
 def running_application() -> tuple[Flask, Any]:
@@ -46,15 +47,8 @@ def running_application() -> tuple[Flask, Any]:
     return app, None
 
 
-def origin_in(app: Flask, request: Request | None) -> str | None:
-    """The same as :func:`trusted_origin`, where application and request are known.
-
-    Raises:
-        RuntimeError: The application has no Sidearm.
-    """
-    origin: str | None = state_of(app).settings.origin
-    if origin is not None:
-        return origin
+def derive_origin(app: Flask, request: Request | None) -> str | None:
+    """What :func:`trusted_origin` is where ``SIDEARM_ORIGIN`` does not tell it."""
     name: str | None = app.config["SERVER_NAME"]
     if request is not None:
         host = _request_host(request, name, subdomains=app.subdomain_matching)

@@ -119,7 +119,7 @@ def _is_kept_here(response: Response, location: str) -> bool:
         return False
     if location.startswith("http") and current_destinations().have_plain(location):
         return True
-    return bool(is_path(location) or is_relative(location))
+    return bool((location.isascii() and is_path(location)) or is_relative(location))
 
 
 def targets_of(name: str, value: str) -> Iterator[str | None]:

@@ -24,7 +24,7 @@ from typing import Any
 
 from ada_url import URL, HostType
 
-from ..origin import origin_in, running_application
+from ..origin import derive_origin, running_application
 from ..tasks.state import state_of
 
 #: The longest target, in bytes as they would leave. RFC 9110, 4.1, asks for at least 8,000; but
@@ -158,8 +158,9 @@ def current_destinations() -> Destinations:
     # Going back asks several times, and what leaves is asked about once more.
     found: Destinations | None = getattr(context, _DESTINATIONS, None)
     if found is None:
-        origin = origin_in(app, context and context.request)
-        found = find_destinations(origin, state_of(app).settings.redirect_hosts)
+        settings = state_of(app).settings
+        origin = settings.origin or derive_origin(app, context and context.request)
+        found = find_destinations(origin, settings.redirect_hosts)
         if context is not None:
             setattr(context, _DESTINATIONS, found)
     return found
@@ -188,7 +189,8 @@ def is_safe_url(target: Any) -> bool:
         return False
     if is_path(target):
         return True
-    if not target.isascii() and _sent_length(target) > MAX_LENGTH:
+    # A letter has at most four bytes, and each of them three when it is sent.
+    if len(target) > MAX_LENGTH // 12 and _sent_length(target) > MAX_LENGTH:
         return False
     if target.startswith("//"):
         return current_destinations().include_url(target)

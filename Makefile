@@ -14,7 +14,7 @@ BENCH ?=
 help:
 	echo "make run     the shop on http://127.0.0.1:8000    (PORT=8001 for another port)"
 	echo "make test    every test                           (PYTEST='-k hub -x' for some)"
-	echo "make test-long   20,000 random programs against an oracle"
+	echo "make test-long   20,000 random programs against an oracle, 200,000 forged tokens"
 	echo "make lint    ruff, import-linter, codespell       (make format mends what it can)"
 	echo "make types   mypy and pyright, strict"
 	echo "make docs    the documentation, in docs/_build/html"
@@ -35,6 +35,8 @@ test-long:
 	echo "The seed is $(SEED) (SEED=$(SEED) make test-long runs the same programs)."
 	PROGRAMS=1700 .venv/bin/python -m pytest tests/contracts/test_programs.py \
 		--hypothesis-seed=$(SEED) $(PYTEST)
+	MUTATIONS=200000 .venv/bin/python -m pytest tests/contracts/test_signing.py \
+		-k mutated $(PYTEST)
 
 lint:
 	scripts/setup dev

@@ -80,7 +80,7 @@ def app(arm: Sidearm) -> Flask:
     from flask import Flask
 
     app = Flask("testapp")
-    app.config.update(TESTING=True, SECRET_KEY="for tests only")
+    app.config.update(TESTING=True, SECRET_KEY="for tests only, and long enough")
     arm.init_app(app)
     return app
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from .redirects import is_safe_url as is_safe_url
     from .redirects import redirect_back as redirect_back
     from .redirects import redirect_target as redirect_target
+    from .signing import external_url_for as external_url_for
+    from .signing import signed_url_for as signed_url_for
+    from .signing import signed_url_required as signed_url_required
     from .tasks import after_commit as after_commit
     from .tasks import after_response as after_response
     from .tasks import after_rollback as after_rollback
@@ -58,6 +61,9 @@ _HOMES = {
     "publish_now": "events",
     "redirect_back": "redirects",
     "redirect_target": "redirects",
+    "external_url_for": "signing",
+    "signed_url_for": "signing",
+    "signed_url_required": "signing",
     "stream_position": "events",
 }
 

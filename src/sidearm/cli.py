@@ -184,6 +184,21 @@ def _socket_of(app: Flask) -> str:
     return state.socket_path
 
 
+@sidearm.command()
+@pass_script_info
+def keys(info: ScriptInfo) -> None:
+    """Show the keys that sign, and how long a former one has to stay.
+
+    Keys are shown by fingerprints, which tell nothing of them.
+    """
+    with _errors_as_lines():
+        app = info.load_app()
+        from .signing.report import key_report
+
+        for line in key_report(app):
+            click.echo(line)
+
+
 def hub_config(app: Flask, socket_path: str | None) -> HubConfig:
     """What an application's settings tell its hub.
 

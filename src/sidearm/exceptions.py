@@ -249,6 +249,66 @@ class StartError(SidearmError, RuntimeError):
     """``flask sidearm up`` cannot start; the message is one line that names value and cure."""
 
 
+class SecretKeyError(SidearmError, RuntimeError):
+    """A key of the application is missing, or too short to sign with.
+
+    Attributes:
+        key: The name of the setting; never its value.
+    """
+
+    def __init__(self, key: str, problem: str) -> None:
+        self.key = key
+        super().__init__(f"{key} {problem}")
+
+
+class NoSpentTokens(SidearmError, RuntimeError):
+    """There is no one place in which tokens for one use could be spent.
+
+    Attributes:
+        purpose: The kind of token.
+        resources: The names of those between which Sidearm does not choose.
+    """
+
+    def __init__(self, purpose: str, resources: list[str]) -> None:
+        self.purpose = purpose
+        self.resources = resources
+        found = f"there are several ({', '.join(resources)})" if resources else "there is none"
+        super().__init__(
+            f"Tokens for {purpose!r} are for one use, and that they were used is kept in a resource"
+            f" of the application; {found}. Declare one with arm.use(...), and name it if there"
+            f" are more: arm.token({purpose!r}, ..., single_use=get_session)."
+        )
+
+
+class TokenRuleError(SidearmError, ValueError):
+    """A URL rule would let a token be forgotten, or be used more than once.
+
+    Attributes:
+        rule: The rule.
+    """
+
+    def __init__(self, rule: str, advice: str) -> None:
+        self.rule = rule
+        super().__init__(f"The URL rule {rule!r} cannot stand. {advice}")
+
+
+class UnknownOrigin(SidearmError, RuntimeError):
+    """A link to this site was asked for, and nobody has said what the site is called.
+
+    Attributes:
+        what: The call that was made.
+    """
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        super().__init__(
+            f"{what} makes a link with a host, and which one is this site's is set nowhere. The"
+            " request's own Host header is not asked: whoever sends it chooses it, and the link"
+            " goes to somebody else. Set SIDEARM_ORIGIN, such as 'https://shop.example', or"
+            " Flask's SERVER_NAME or TRUSTED_HOSTS."
+        )
+
+
 class NotAStream(SidearmError, RuntimeError):
     """A test's SSE client was answered with something that a browser would not read as a stream.
 

@@ -12,6 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Generator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
@@ -30,6 +31,9 @@ from .resources.pool import ConnectionPool, is_pool
 from .responses import Representations
 from .settings import Settings
 from .signals import events_dropped
+from .signing.converter import watch_rules
+from .signing.keys import Signers, keys_of
+from .signing.tokens import TokenKind
 from .tasks import context, hooks
 from .tasks.claims import CommitMode, Resource, check_mode
 from .tasks.outcome import OutcomeRule
@@ -67,6 +71,10 @@ class AppState(TaskState):
         if settings.check_redirects != "off":
             refuse = settings.check_redirects == "raise"
             self.last_look = functools.partial(check_redirects, refuse=refuse)
+        self.signers: dict[str, Signers] = {}
+        self.told: set[str] = set()
+        self.unchecked_rules: list[Any] = []
+        self.confirm_template: Any = None
         self._app = weakref.ref(app)
         self._hub: HubClient | MemoryHub | None = None
         self._dev_hub = DevelopmentHub()
@@ -198,6 +206,7 @@ class Sidearm:
         self.rule: OutcomeRule | None = None
         self.joining: list[Resource] = []
         self.resources: list[Resource] = []
+        self.token_kinds: dict[str, TokenKind[Any]] = {}
         self._apps: weakref.WeakSet[Flask] = weakref.WeakSet()
         if app is not None:
             self.init_app(app)
@@ -218,8 +227,11 @@ class Sidearm:
                 " Sidearm object serves all rooms."
             )
         app.extensions["sidearm"] = AppState(self, app, Settings.from_config(app.config))
+        for kind in self.token_kinds.values():
+            keys_of(app, repr(kind))
         self._apps.add(app)
         hooks.install(app)
+        watch_rules(app)
         self.representations.install(app, snapshot_headers)
         # Not a template global: that would make the Jinja environment before the application
         # has had the chance to set its options.
@@ -371,6 +383,55 @@ class Sidearm:
             The decorator, for a function of one instance.
         """
         return self.representations.register(type_)
+
+    def token(
+        self,
+        purpose: str,
+        type_: type[T],
+        *,
+        max_age: float | timedelta,
+        single_use: bool | Any = False,
+        state: Callable[[T], Any] | None = None,
+    ) -> TokenKind[T]:
+        """Declare a kind of token: what is signed, for what, and for how long.
+
+        Args:
+            purpose: Its name, as in ``<token('activate'):user_id>``. Tokens of one purpose count
+                for no other.
+            type_: What a token carries: ``int``, ``str``, ``uuid.UUID``, ``datetime.date``, a
+                dataclass, or whatever msgspec reads back. Who has a token can read it.
+            max_age: Seconds, or a ``timedelta``.
+            single_use: Whether a token acts once. That it did is a row in the application's only
+                database; where there are several, give the function that :meth:`use` or
+                :meth:`resource` returned for one, or the Flask-SQLAlchemy object.
+            state: A function of the payload that returns what a token is bound to, such as the
+                user's password hash; when that changes, the token counts no more.
+
+        Returns:
+            The kind, with ``sign()`` and ``load()``, and the decorator ``confirm()``.
+
+        Raises:
+            TypeError: msgspec cannot read back such a type, or ``state`` is no function.
+            ValueError: The purpose is no name, or declared already; ``max_age`` is not above zero.
+            SecretKeyError: Sidearm is installed on an application without a ``SECRET_KEY``.
+        """
+        if purpose in self.token_kinds:
+            raise ValueError(
+                f"The token kind {purpose!r} is declared already. Declare it once, and import it."
+            )
+        kind = TokenKind(
+            purpose,
+            type_,
+            max_age=max_age,
+            single_use=single_use,
+            state=state,
+            resources=self.resources,
+            apps=self._apps,
+        )
+        for app in self._apps:
+            keys_of(app, repr(kind))
+        self.token_kinds[purpose] = kind
+        return kind
 
 
 def default_socket_path(app: Flask) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -14,6 +15,12 @@ PREFIX = "SIDEARM_"
 MIB = 1 << 20  # bytes
 
 Check = Callable[[str, Any], Any]
+
+#: An origin (RFC 6454, section 6.2), whose host is a name or an address.
+_ORIGIN = re.compile(
+    r"(?P<scheme>https?)://(?P<host>[\w-][\w.-]*|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?"
+)
+_USUAL_PORTS = {"http": 80, "https": 443}
 
 
 def _seconds(minimum: float) -> Check:
@@ -52,6 +59,32 @@ def _path(key: str, value: Any) -> str | None:
     if value is None or (isinstance(value, str) and value and "\0" not in value):
         return value
     raise SettingError(key, value, "Give the path of a Unix socket, such as '/run/shop/hub.sock'.")
+
+
+def _origin(key: str, value: Any) -> str | None:
+    if value is None:
+        return None
+    found = _ORIGIN.fullmatch(value.lower()) if isinstance(value, str) else None
+    if found is None or not 0 < int(found["port"] or 1) < 1 << 16:
+        raise SettingError(
+            key, value, "Give scheme, host, and an unusual port, such as 'https://shop.example'."
+        )
+    try:
+        host = found["host"].encode("idna").decode("ascii")
+    except UnicodeError:
+        raise SettingError(key, value, "Its host is no name that DNS can have.") from None
+    scheme = found["scheme"]
+    port = int(found["port"] or _USUAL_PORTS[scheme])
+    return f"{scheme}://{host}" if port == _USUAL_PORTS[scheme] else f"{scheme}://{host}:{port}"
+
+
+def _names(key: str, value: Any) -> frozenset[str]:
+    advice = "Give a list of names, such as ['utm_source', 'fbclid']."
+    if not isinstance(value, (list, tuple, set, frozenset)):
+        raise SettingError(key, value, advice)
+    if not all(isinstance(name, str) for name in value):
+        raise SettingError(key, value, advice)
+    return frozenset(value)
 
 
 def _one_of(*choices: str) -> Check:
@@ -221,6 +254,27 @@ class Settings:
         "",
         "What becomes of a redirect to another origin that is in no such list: 'log' lets it leave,"
         " with a warning; 'raise' answers with UnsafeRedirect in its place; 'off' does not look.",
+    )
+
+    origin: str | None = _setting(
+        None,
+        _origin,
+        "",
+        "Scheme and host under which browsers reach the application, such as"
+        " 'https://shop.example'. Links in mails, and signed URLs, are made with it, because a"
+        " request's own Host header can be forged.",
+    )
+    signed_url_max_age: float = _setting(
+        7 * 86400.0,
+        _seconds(1),
+        "seconds",
+        "Signed URLs end after so long, or earlier if they say so.",
+    )
+    signed_url_ignore: frozenset[str] = _setting(
+        frozenset(),
+        _names,
+        "names",
+        "Query parameters that may be added to every signed URL, such as those of mail trackers.",
     )
 
     @classmethod

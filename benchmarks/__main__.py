@@ -1,4 +1,5 @@
 """Runs the benchmarks one after another: ``python -m benchmarks [tasks] [redirects] [hub] ...``."""
+"""Runs the benchmarks one after another: ``python -m benchmarks [NAME ...]``."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ import argparse
 import importlib
 
 NAMES = ("tasks", "redirects", "idle_streams", "hub")
+NAMES = ("tasks", "idle_streams", "hub", "signing")
 
 
 def main() -> None:

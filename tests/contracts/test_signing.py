@@ -22,6 +22,7 @@ from hypothesis import given, strategies
 from itsdangerous.encoding import base64_decode, base64_encode
 
 from sidearm import Sidearm, SidearmError
+from sidearm.cli import sidearm as command
 from sidearm.exceptions import SecretKeyError, TokenRuleError
 from sidearm.signing import BadToken, ExpiredToken, StaleToken, TokenError
 from sidearm.signing.keys import HMACSHA256128
@@ -492,6 +493,41 @@ def test_s1_threads_share_a_kind(kind: TokenKind[int], app: Flask) -> None:
     for thread in threads:
         thread.join(20)
     assert sorted(loaded) == list(range(8))
+
+
+def test_s1_flask_sidearm_keys_tells_how_long_a_key_has_to_stay() -> None:
+    """By purpose, with fingerprints in place of keys."""
+    app = made(SECRET_KEY=KEY, SECRET_KEY_FALLBACKS=[OTHER_KEY], SIDEARM_SIGNED_URL_MAX_AGE=90)
+    arm = Sidearm(app)
+    arm.token("reset", str, max_age=timedelta(hours=1, minutes=30))
+    arm.token("activate", int, max_age=timedelta(days=40))
+    result = app.test_cli_runner().invoke(command, ["keys"])
+    assert result.exit_code == 0
+    lines = [line.split() for line in result.output.splitlines() if line]
+    assert [line[1:] for line in lines[1:3]] == [
+        ["signs", "SECRET_KEY"],
+        ["verifies", "only", "SECRET_KEY_FALLBACKS[0]"],
+    ]
+    assert len({line[0] for line in lines[1:3]}) == 2
+    assert [" ".join(line) for line in lines[4:]] == [
+        "for activate 40 days",
+        "for reset 1 hour 30 minutes",
+        "for signed URLs 1 minute 30 seconds",
+        "for session cookies 31 days",
+        "for all of it: 40 days",
+    ]
+    assert KEY not in result.output
+    assert OTHER_KEY not in result.output
+    assert app.test_cli_runner().invoke(command, ["keys"]).output == result.output
+
+
+def test_s1_flask_sidearm_keys_without_a_key() -> None:
+    """One line that says what to do."""
+    app = made()
+    Sidearm(app)
+    result = app.test_cli_runner().invoke(command, ["keys"])
+    assert result.exit_code == 1
+    assert result.output.startswith("Error: SECRET_KEY is not set, and flask sidearm keys signs")
 
 
 # State.

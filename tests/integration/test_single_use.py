@@ -221,7 +221,7 @@ def test_s2_the_page_posts_in_a_browser_over_https_under_csrf_protect(
         page = browser.new_context(ignore_https_errors=True).new_page()
         page.set_default_timeout(60_000)
         requests: list[Any] = []
-        page.on("request", lambda sent: requests.append(sent))
+        page.on("request", lambda sent: requests.append(sent))  # noqa: PLW0108 - Playwright marks it
         page.goto(link)
         assert page.get_by_role("heading").inner_text() == "Please confirm"
         page.get_by_role("button").click()

@@ -219,6 +219,7 @@ class Sidearm:
 
         Raises:
             SettingError: A ``SIDEARM_*`` setting is wrong or unknown.
+            SecretKeyError: A kind of token is declared, and ``SECRET_KEY`` is missing or too short.
             RuntimeError: Sidearm is installed on it already.
         """
         if "sidearm" in app.extensions:
@@ -226,9 +227,10 @@ class Sidearm:
                 f"The application {app.name!r} has Sidearm already. Call init_app once; one"
                 " Sidearm object serves all rooms."
             )
-        app.extensions["sidearm"] = AppState(self, app, Settings.from_config(app.config))
-        for kind in self.token_kinds.values():
+        state = AppState(self, app, Settings.from_config(app.config))
+        for kind in list(self.token_kinds.values())[:1]:
             keys_of(app, repr(kind))
+        app.extensions["sidearm"] = state
         self._apps.add(app)
         hooks.install(app)
         watch_rules(app)

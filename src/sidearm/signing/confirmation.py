@@ -18,7 +18,7 @@ from markupsafe import Markup
 from werkzeug.exceptions import Forbidden
 
 from ..tasks.state import state_of
-from .converter import marked, tokens_of_request, withdraw_referrer
+from .converter import SAFE_METHODS, marked, tokens_of_request, withdraw_referrer
 
 if TYPE_CHECKING:
     from .tokens import TokenKind
@@ -77,7 +77,7 @@ def spending(kind: TokenKind[Any], view: F) -> F:
     def act(*args: Any, **kwargs: Any) -> Any:
         withdraw_referrer()
         tokens = tokens_of_request(kind)
-        if request.method in {"GET", "HEAD"}:
+        if request.method in SAFE_METHODS:
             for token in tokens:
                 kind.refuse_spent(token)
             return current_app.ensure_sync(view)(*args, **kwargs)

@@ -41,6 +41,14 @@ _adding: ContextVar[tuple[Flask, list[TokenKind[Any]]] | None] = ContextVar(
 )
 
 
+class SignedText(str):
+    """A token that was just signed; ``url_for`` puts it in as it is."""
+
+    __slots__ = ("purpose",)
+
+    purpose: str
+
+
 class TokenConverter(BaseConverter):
     """The URL converter ``token``: signs in ``url_for``, and gives the view what was signed.
 
@@ -88,7 +96,7 @@ class TokenConverter(BaseConverter):
 
     def to_url(self, value: Any) -> str:
         """Sign a value for a URL, unless this kind has signed it before."""
-        if getattr(value, "purpose", None) == self.kind.purpose:
+        if isinstance(value, SignedText) and value.purpose == self.kind.purpose:
             return str(value)
         return self.kind.sign(value)
 

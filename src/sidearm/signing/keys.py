@@ -122,7 +122,8 @@ def _checked(app: Flask, name: str, key: Any) -> bytes:
         )
         if not app.debug:
             raise SecretKeyError(name, advice)
-        told: set[str] = state_of(app).told
+        # None while it is being installed.
+        told: set[str] = getattr(app.extensions.get("sidearm"), "told", set())
         if name not in told:
             told.add(name)
             logger.warning("%s %s Outside debug mode this is an error.", name, advice)

@@ -36,6 +36,7 @@ from ..exceptions import shorten
 from ..tasks.state import the_app
 from . import spent
 from .confirmation import Confirmation, spending
+from .converter import SignedText
 from .exceptions import BadToken, ExpiredToken, SpentToken, StaleToken, TokenError
 from .keys import signers_for
 
@@ -56,14 +57,6 @@ _ID_SIZE = 9  # bytes
 _STATE_SIZE = 8  # bytes
 _MAX_TIME = 2**32 - 1  # seconds: what four bytes hold
 _PURPOSE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:-]{0,79}")
-
-
-class SignedText(str):
-    """A token that was just signed; ``url_for`` puts it in as it is."""
-
-    __slots__ = ("purpose",)
-
-    purpose: str
 
 
 @dataclass(frozen=True, slots=True)

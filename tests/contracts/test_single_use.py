@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from sidearm.signing import TokenKind
 
+PATIENCE = 120.0  # seconds for a lock
 WEEK = 7 * 86400.0  # seconds
 
 
@@ -71,7 +72,7 @@ class Site:
         return self.client.post(url, **options).status_code
 
     def rows(self) -> int:
-        with closing(sqlite3.connect(self.path, timeout=20)) as connection:
+        with closing(sqlite3.connect(self.path, timeout=PATIENCE)) as connection:
             ((found,),) = connection.execute("SELECT count(*) FROM sidearm_spent_tokens")
         assert isinstance(found, int)
         return found
@@ -86,30 +87,30 @@ def path(tmp_path: Path) -> Path:
 
 
 def use_sqlite(arm: Sidearm, path: Path) -> Any:
-    arm.use(SQLite(path, timeout=20))
+    arm.use(SQLite(path, timeout=PATIENCE))
 
 
 def use_generator(arm: Sidearm, path: Path) -> Any:
     @arm.resource
     def get_connection() -> Generator[sqlite3.Connection]:
-        with closing(sqlite3.connect(path, timeout=20)) as connection:
+        with closing(sqlite3.connect(path, timeout=PATIENCE)) as connection:
             yield connection
 
 
 def use_engine(arm: Sidearm, path: Path) -> Any:
-    engine = create_engine(f"sqlite:///{path}")
+    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": PATIENCE})
     arm.use(engine)
     return engine.dispose
 
 
 def use_session(arm: Sidearm, path: Path) -> Any:
-    engine = create_engine(f"sqlite:///{path}")
+    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": PATIENCE})
     arm.use(sessionmaker(engine))
     return engine.dispose
 
 
 def use_scoped_session(arm: Sidearm, path: Path) -> Any:
-    engine = create_engine(f"sqlite:///{path}")
+    engine = create_engine(f"sqlite:///{path}", connect_args={"timeout": PATIENCE})
     arm.use(scoped_session(sessionmaker(engine)))
     return engine.dispose
 
@@ -189,14 +190,14 @@ def test_s2_simultaneous_clicks_give_one_success_on_sqlite(site: Site) -> None:
 
     def click() -> None:
         client = site.app.test_client()
-        start.wait(60)
+        start.wait(PATIENCE)
         statuses.append(client.post(url).status_code)
 
     threads = [threading.Thread(target=click) for _ in range(12)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(120)
+        thread.join(PATIENCE)
     assert sorted(statuses) == [200] + [410] * 11
     assert site.activated == [42]
 
@@ -254,6 +255,19 @@ def test_s2_rows_of_expired_tokens_are_deleted(
     monkeypatch.setattr(time, "time", lambda: now + WEEK + 100)
     assert plain_site.client.post(plain_site.link(), buffered=True).status_code == 200
     assert plain_site.rows() == 2
+
+
+def test_s2_rows_are_deleted_where_the_application_commits_by_hand(
+    path: Path, arm: Sidearm
+) -> None:
+    """Nobody else would commit that."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("INSERT INTO sidearm_spent_tokens VALUES ('old', 1)")
+        connection.commit()
+    site, db = flask_sqlalchemy_site(path, arm, None)
+    site.fails = db.session.commit
+    assert site.client.post(site.link(), buffered=True).status_code == 200
+    assert site.rows() == 1
 
 
 # Who commits.

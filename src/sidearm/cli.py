@@ -195,6 +195,10 @@ def keys(info: ScriptInfo) -> None:
         app = info.load_app()
         from .signing.report import key_report
 
+        if "sidearm" not in app.extensions:
+            raise click.ClickException(
+                f"The application {app.name!r} has no Sidearm. Call arm.init_app(app)."
+            )
         for line in key_report(app):
             click.echo(line)
 

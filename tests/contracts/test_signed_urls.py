@@ -11,8 +11,9 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import pytest
 from flask import Blueprint, Flask, request
+from flask.views import MethodView
 from hypothesis import assume, given, strategies
-from werkzeug.routing import BaseConverter
+from werkzeug.routing import BaseConverter, BuildError
 
 from sidearm import (
     SettingError,
@@ -406,11 +407,57 @@ def test_s4_without_a_key_a_signed_view_is_an_error_at_start() -> None:
     app = Flask("testapp")
     app.config["SIDEARM_ORIGIN"] = ORIGIN
     Sidearm(app)
-    app.add_url_rule("/plain", "plain", lambda: "plain")
     with pytest.raises(SecretKeyError, match="The signed view 'x' signs with it"):
         app.add_url_rule("/x", "x", signed_url_required(lambda: ""))
+    app.config["SECRET_KEY"] = KEY
+    app.add_url_rule("/y", "y", signed_url_required(lambda: ""))
+    app.config["SECRET_KEY"] = None
     with app.app_context(), pytest.raises(SecretKeyError):
-        signed_url_for("plain")
+        signed_url_for("y")
+
+
+def test_s4_a_url_for_a_view_that_checks_nothing_is_not_signed(app: Flask) -> None:
+    """It would promise what nobody keeps: the decorator is missing, or in a wrong place."""
+
+    @signed_url_required
+    @app.get("/open")
+    def open_() -> str:
+        return "open to all"
+
+    with pytest.raises(ValueError, match="nothing in that view checks signatures"):
+        link(app, "open_")
+    with pytest.raises(BuildError):
+        link(app, "nowhere")
+
+
+def test_s4_class_based_views(app: Flask) -> None:
+    """Decorated whole, or one method of them."""
+
+    class Whole(MethodView):
+        decorators = (signed_url_required(ignore=["a"]),)
+
+        def get(self) -> str:
+            return "whole"
+
+    class One(MethodView):
+        @signed_url_required(ignore=["a"])
+        def get(self) -> str:
+            return "one"
+
+        def post(self) -> str:
+            return "not signed"
+
+    urls = []
+    for class_ in (Whole, One):
+        name = class_.__name__.lower()
+        app.add_url_rule(f"/{name}", view_func=class_.as_view(name))
+        url = link(app, name, a="ours")
+        urls.append((name, url))
+    with pytest.raises(ValueError, match="nothing in that view"):
+        link(app, "one", _method="POST")
+    for name, url in urls:
+        assert visit(app, url).text == name
+        assert opened(app, url.replace("ours", "theirs")) == 403
 
 
 # The origin.

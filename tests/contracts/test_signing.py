@@ -528,6 +528,8 @@ def test_s1_flask_sidearm_keys_without_a_key() -> None:
     result = app.test_cli_runner().invoke(command, ["keys"])
     assert result.exit_code == 1
     assert result.output.startswith("Error: SECRET_KEY is not set, and flask sidearm keys signs")
+    result = made().test_cli_runner().invoke(command, ["keys"])
+    assert result.output.startswith("Error: The application 'testapp' has no Sidearm.")
 
 
 # State.

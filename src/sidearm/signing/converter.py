@@ -156,10 +156,22 @@ def mark_signed(view: F, ignored: frozenset[str]) -> F:
     return view
 
 
-def ignored_by(view: Any) -> frozenset[str]:
-    """The parameters that a view's signed URLs may have besides."""
-    ignored: frozenset[str] = getattr(view, _SIGNED, frozenset())
-    return ignored
+def signed_mark(view: Any, method: str) -> frozenset[str] | None:
+    """What :func:`mark_signed` left on a view, or on what a class-based one calls for a method.
+
+    Returns:
+        The parameters that its signed URLs may have besides; ``None`` if nothing checks them.
+    """
+    class_ = getattr(view, "view_class", None)
+    for each in (
+        view,
+        getattr(class_, method.lower(), None),
+        getattr(class_, "dispatch_request", None),
+    ):
+        ignored: frozenset[str] | None = getattr(each, _SIGNED, None)
+        if ignored is not None:
+            return ignored
+    return None
 
 
 def watch_rules(app: Flask) -> None:

@@ -26,7 +26,7 @@ import msgspec
 from flask import Flask, current_app, request
 
 from ..tasks.state import state_of, the_app
-from .converter import ignored_by, mark_signed
+from .converter import mark_signed, signed_mark
 from .exceptions import BadSignedURL, ExpiredSignedURL
 from .keys import signers_for
 from .origin import adapter_for, build, full_name, trusted_origin, with_anchor
@@ -69,7 +69,8 @@ def signed_url_for(
 
     Raises:
         UnknownOrigin: It shall have a host, and the settings do not tell which.
-        ValueError: ``_max_age`` is too long, or a value has a reserved name.
+        ValueError: ``_max_age`` is too long, a value has a reserved name, or the view does not
+            check signatures.
         SecretKeyError: ``SECRET_KEY`` is missing, or too short.
     """
     what = f"signed_url_for({endpoint!r})"
@@ -84,6 +85,12 @@ def signed_url_for(
     expires = math.ceil(time.time() + _age(app, _max_age, what))
     adapter = adapter_for(app, trusted_origin(app, what) if _external else None)
     method = (_method or _usual_method(app, endpoint)).upper()
+    ignored = signed_mark(app.view_functions.get(endpoint), method)
+    if ignored is None and endpoint in app.view_functions:
+        raise ValueError(
+            f"{what} was called, and nothing in that view checks signatures: it opens for every"
+            " URL. Decorate it with @signed_url_required, below @app.route()."
+        )
     url = urlsplit(build(app, adapter, endpoint, values, method=method, external=_external))
     if url.netloc and not _external:
         raise ValueError(
@@ -91,8 +98,9 @@ def signed_url_for(
             " _external=False out."
         )
     pairs = parse_qsl(url.query, keep_blank_values=True, errors="strict")
-    ignored = ignored_by(app.view_functions.get(endpoint)) | _ignored_everywhere(app)
-    kept = sorted({name for name, _ in pairs} & ignored)
+    kept = sorted(
+        {name for name, _ in pairs} & ((ignored or frozenset()) | _ignored_everywhere(app))
+    )
     if kept:
         pairs.append((SIGNED, ",".join(map(_escape, kept))))
     pairs.append((EXPIRES, str(expires)))
@@ -246,10 +254,11 @@ def _age(app: Flask, max_age: float | timedelta | None, what: str) -> float:
 
 
 def _usual_method(app: Flask, endpoint: str) -> str:
-    methods: set[str] = set()
-    for rule in app.url_map.iter_rules():
-        if rule.endpoint == endpoint:
-            methods |= rule.methods or {"GET"}
+    try:
+        rules = list(app.url_map.iter_rules(endpoint))
+    except KeyError:  # building the URL will say so
+        return "GET"
+    methods = set[str]().union(*(rule.methods or {"GET"} for rule in rules))
     methods -= {"HEAD", "OPTIONS"}
     return methods.pop() if len(methods) == 1 else "GET"
 

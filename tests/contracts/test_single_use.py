@@ -257,6 +257,25 @@ def test_s2_rows_of_expired_tokens_are_deleted(
     assert plain_site.rows() == 2
 
 
+def test_s2_a_kind_whose_age_is_lowered_and_raised_revives_no_spent_token(
+    path: Path, arm: Sidearm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The row stays for as long as the token itself could count."""
+    use_sqlite(arm, path)
+    site = Site(path, arm)
+    text = site.kind.sign(42)
+    site.kind.max_age = 3600
+    with arm.task("spend"):
+        site.kind.spend(text)
+    now = time.time()
+    monkeypatch.setattr(time, "time", lambda: now + 7200)
+    with arm.task("prune"):
+        site.kind._spent.prune()  # type: ignore[union-attr]
+    site.kind.max_age = int(WEEK)
+    with pytest.raises(SpentToken), arm.task("again"):
+        site.kind.spend(text)
+
+
 def test_s2_rows_are_deleted_where_the_application_commits_by_hand(
     path: Path, arm: Sidearm
 ) -> None:

@@ -92,13 +92,17 @@ class SpentTokens:
         sql = f"SELECT 1 FROM {TABLE} WHERE id = "  # noqa: S608 - a constant
         return bool(self._run(lambda rows: rows.fetchone(sql, id_)))
 
-    def add(self, id_: str | None, expires: datetime) -> Spending | None:
+    def add(self, id_: str | None, ends: datetime) -> Spending | None:
         """Spend a token.
+
+        Args:
+            id_: Its identifier.
+            ends: Until when the row has to be there.
 
         Returns:
             The row that was written, or ``None`` if the token was spent before.
         """
-        until = int(expires.timestamp()) + _GRACE
+        until = int(ends.timestamp()) + _GRACE
         try:
             added = bool(self._run(lambda rows: rows.insert(id_, until)))
         except Exception as error:

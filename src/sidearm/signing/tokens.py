@@ -68,6 +68,7 @@ class Token(Generic[T]):
         payload: What was signed.
         date_signed: When.
         date_expires: Until when it counts.
+        max_age: Its own maximum age in seconds; its kind may allow less by now.
         id: By what it is told apart from others, if it is for one use.
     """
 
@@ -75,6 +76,7 @@ class Token(Generic[T]):
     payload: T
     date_signed: datetime
     date_expires: datetime
+    max_age: int
     id: str | None = None
 
 
@@ -282,7 +284,9 @@ class TokenKind(Generic[T]):
                 f"{self!r}.spend() was called, and its tokens are not for one use. Declare it with"
                 " single_use=True, or call load()."
             )
-        spending_row = self._spent.add(token.id, token.date_expires)
+        # Its own age, and not what its kind allows today: that can be raised again.
+        ends = token.date_signed + timedelta(seconds=token.max_age)
+        spending_row = self._spent.add(token.id, ends)
         if spending_row is None:
             raise self._spent_error(token)
         return spending_row
@@ -368,7 +372,7 @@ class TokenKind(Generic[T]):
         self._refuse_old(signed, expires, payload)
         if self._state is not None:
             self._refuse_stale(signer, payload, digest or b"", date_signed)
-        return Token(self.purpose, payload, date_signed, date_of(expires), id_)
+        return Token(self.purpose, payload, date_signed, date_of(expires), age, id_)
 
     def _refuse_old(self, signed: int, expires: int, payload: T) -> None:
         now = int(time.time())

@@ -1,4 +1,3 @@
-"""Runs the benchmarks one after another: ``python -m benchmarks [tasks] [redirects] [hub] ...``."""
 """Runs the benchmarks one after another: ``python -m benchmarks [NAME ...]``."""
 
 from __future__ import annotations
@@ -6,8 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 
-NAMES = ("tasks", "redirects", "idle_streams", "hub")
-NAMES = ("tasks", "idle_streams", "hub", "signing")
+NAMES = ("tasks", "idle_streams", "hub", "signing", "redirects")
 
 
 def main() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import math
-import re
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -15,12 +14,6 @@ PREFIX = "SIDEARM_"
 MIB = 1 << 20  # bytes
 
 Check = Callable[[str, Any], Any]
-
-#: An origin (RFC 6454, section 6.2), whose host is a name or an address.
-_ORIGIN = re.compile(
-    r"(?P<scheme>https?)://(?P<host>[\w-][\w.-]*|\[[0-9a-f:.]+\])(?::(?P<port>[0-9]{1,5}))?"
-)
-_USUAL_PORTS = {"http": 80, "https": 443}
 
 
 def _seconds(minimum: float) -> Check:
@@ -61,23 +54,6 @@ def _path(key: str, value: Any) -> str | None:
     raise SettingError(key, value, "Give the path of a Unix socket, such as '/run/shop/hub.sock'.")
 
 
-def _origin(key: str, value: Any) -> str | None:
-    if value is None:
-        return None
-    found = _ORIGIN.fullmatch(value.lower()) if isinstance(value, str) else None
-    if found is None or not 0 < int(found["port"] or 1) < 1 << 16:
-        raise SettingError(
-            key, value, "Give scheme, host, and an unusual port, such as 'https://shop.example'."
-        )
-    try:
-        host = found["host"].encode("idna").decode("ascii")
-    except UnicodeError:
-        raise SettingError(key, value, "Its host is no name that DNS can have.") from None
-    scheme = found["scheme"]
-    port = int(found["port"] or _USUAL_PORTS[scheme])
-    return f"{scheme}://{host}" if port == _USUAL_PORTS[scheme] else f"{scheme}://{host}:{port}"
-
-
 def _names(key: str, value: Any) -> frozenset[str]:
     advice = "Give a list of names, such as ['utm_source', 'fbclid']."
     if not isinstance(value, (list, tuple, set, frozenset)):
@@ -113,8 +89,14 @@ def _origin(key: str, value: Any) -> str | None:
     advice = (
         "Give scheme and host, with the port where it is unusual, such as 'https://shop.example'."
     )
-    url = _parse(value) if isinstance(value, str) else None
-    if url is None or url.protocol not in ("http:", "https:") or not url.hostname:
+    # Browsers overlook blanks and controls; whoever wrote one here did not mean it.
+    url = _parse(value) if isinstance(value, str) and value.isprintable() else None
+    if (
+        url is None
+        or url.protocol not in ("http:", "https:")
+        or url.port == "0"
+        or not all(0 < len(label) < 64 for label in url.hostname.split("."))  # RFC 1035, 2.3.4
+    ):
         raise SettingError(key, value, advice)
     if url.href not in (f"{url.origin}/", url.origin):
         raise SettingError(
@@ -238,8 +220,9 @@ class Settings:
         None,
         _origin,
         "",
-        "Where browsers find the application, such as 'https://shop.example'. Without it:"
-        " SERVER_NAME, or the request's host, which TRUSTED_HOSTS should name.",
+        "Where browsers find the application, such as 'https://shop.example'. Links in mails are"
+        " made with it, and redirects are held to it. Without it: SERVER_NAME, or the request's"
+        " host, which TRUSTED_HOSTS should name.",
     )
     redirect_hosts: tuple[str, ...] = _setting(
         (),
@@ -256,14 +239,6 @@ class Settings:
         " with a warning; 'raise' answers with UnsafeRedirect in its place; 'off' does not look.",
     )
 
-    origin: str | None = _setting(
-        None,
-        _origin,
-        "",
-        "Scheme and host under which browsers reach the application, such as"
-        " 'https://shop.example'. Links in mails, and signed URLs, are made with it, because a"
-        " request's own Host header can be forged.",
-    )
     signed_url_max_age: float = _setting(
         7 * 86400.0,
         _seconds(1),

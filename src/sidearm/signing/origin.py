@@ -27,7 +27,7 @@ class Origin(NamedTuple):
     host: str
 
 
-def trusted_origin(app: Flask, what: str) -> Origin:
+def vouched_origin(app: Flask, what: str) -> Origin:
     """Where this site is, by the settings.
 
     ``SIDEARM_ORIGIN`` counts first, then Flask's ``SERVER_NAME``; then, in a request, a ``Host``
@@ -132,6 +132,6 @@ def external_url_for(
     what = f"external_url_for({endpoint!r})"
     app = the_app(what)
     endpoint = full_name(endpoint)
-    adapter = adapter_for(app, trusted_origin(app, what))
+    adapter = adapter_for(app, vouched_origin(app, what))
     url = build(app, adapter, endpoint, values, method=_method, external=True)
     return with_anchor(url, _anchor)

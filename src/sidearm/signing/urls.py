@@ -29,7 +29,7 @@ from ..tasks.state import state_of, the_app
 from .converter import mark_signed, signed_mark
 from .exceptions import BadSignedURL, ExpiredSignedURL
 from .keys import signers_for
-from .origin import adapter_for, build, full_name, trusted_origin, with_anchor
+from .origin import adapter_for, build, full_name, vouched_origin, with_anchor
 from .tokens import date_of, seconds
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -83,7 +83,7 @@ def signed_url_for(
             " another name."
         )
     expires = math.ceil(time.time() + _age(app, _max_age, what))
-    adapter = adapter_for(app, trusted_origin(app, what) if _external else None)
+    adapter = adapter_for(app, vouched_origin(app, what) if _external else None)
     method = (_method or _usual_method(app, endpoint)).upper()
     ignored = signed_mark(app.view_functions.get(endpoint), method)
     if ignored is None and endpoint in app.view_functions:

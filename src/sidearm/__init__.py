@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .events import EventStream as EventStream
+    from .events import close_streams as close_streams
+    from .events import close_streams_now as close_streams_now
     from .events import event_stream as event_stream
     from .events import publish as publish
     from .events import publish_now as publish_now
@@ -52,6 +54,8 @@ _HOMES = {
     "after_commit": "tasks",
     "after_response": "tasks",
     "after_rollback": "tasks",
+    "close_streams": "events",
+    "close_streams_now": "events",
     "commit_on": "tasks",
     "current_task": "tasks",
     "event_stream": "events",

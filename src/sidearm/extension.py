@@ -118,6 +118,10 @@ class AppState(TaskState):
             history_count=settings.history_count,
             history_age=settings.history_age,
             history_bytes=settings.history_bytes,
+            waiting_bytes=settings.waiting_bytes,
+            max_streams=settings.max_streams,
+            max_streams_per_address=settings.max_streams_per_address,
+            limit_loopback=settings.limit_loopback,
         )
 
     def _its_hub(self) -> HubClient | MemoryHub:

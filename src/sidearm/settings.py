@@ -186,6 +186,42 @@ class Settings:
         "A client that reads so slowly that more than this waits for it is disconnected, and"
         " resumes by its id.",
     )
+    waiting_bytes: int = _setting(
+        128 * MIB,
+        _whole(1, "bytes"),
+        "bytes",
+        "Bytes that may wait for all clients together; what several wait for counts once. Beyond it"
+        " those that have been slow for longest are disconnected, and resume by their id. At least"
+        " as much as for one client, and as the history.",
+    )
+    max_streams: int = _setting(
+        0,
+        _whole(0, "streams"),
+        "streams",
+        "Streams that may be open. One more gets what is due, and comes back later. 0: as many as"
+        " the hub may have descriptors.",
+    )
+    max_streams_per_address: int = _setting(
+        256,
+        _whole(0, "streams"),
+        "streams",
+        "Streams that one client's address may have open: `request.remote_addr`, IPv6 by its first"
+        " 64 bits. One more gets what is due, and comes back later. 0: any number.",
+    )
+    limit_loopback: bool = _setting(
+        False,
+        _boolean,
+        "",
+        "Count addresses of this machine, too. Off, because behind a proxy that the application"
+        " does not know of (`ProxyFix`) every client has its address.",
+    )
+    stream_max_age: float = _setting(
+        3600.0,
+        _seconds(0),
+        "seconds",
+        "A stream ends when it is so old, up to a tenth earlier, and its client comes back by its"
+        " id: so the view's checks run again. 0: never.",
+    )
     history_count: int = _setting(
         1000, _whole(0, "events"), "events", "Events kept for resuming, for each channel."
     )
@@ -273,4 +309,19 @@ class Settings:
                 raise SettingError(key, config[key], f"There is no such setting. {hint}")
             setting = table[key]
             chosen[setting.name] = setting.metadata["check"](key, config[key])
-        return cls(**chosen)
+        settings = cls(**chosen)
+        _check_together(settings)
+        return settings
+
+
+def _check_together(settings: Settings) -> None:
+    """Check what depends on several settings."""
+    least = max(settings.subscriber_buffer, settings.history_bytes)
+    if settings.waiting_bytes < least:
+        raise SettingError(
+            PREFIX + "WAITING_BYTES",
+            settings.waiting_bytes,
+            f"Give at least {least}: SIDEARM_SUBSCRIBER_BUFFER is {settings.subscriber_buffer} and"
+            f" SIDEARM_HISTORY_BYTES is {settings.history_bytes}, and one client may wait for so"
+            " much.",
+        )

@@ -18,7 +18,8 @@ release_failed = _signals.signal("sidearm-release-failed")
 #: What was held was dropped because its work was never committed; ``calls`` names the calls.
 held_dropped = _signals.signal("sidearm-held-dropped")
 
-#: Events were given to the hub, in order; ``events``: a ``(channel, body, keep)`` tuple for each.
+#: Events were given to the hub, in order; ``events``: a ``(channel, body, keep)`` tuple for each;
+#: ``ends``: which of them, by index, are the last of their channel.
 events_published = _signals.signal("sidearm-events-published")
 
 #: Published events were dropped: the hub was away too long; ``count`` and ``reason`` tell.

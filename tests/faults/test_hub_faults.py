@@ -401,8 +401,8 @@ def test_h7_lost_descriptor_is_counted_and_nothing_spins(
     with Stream(hub, "a") as stream:
         hub.publish([event("a", 1)])
         assert stream.data(1) == ["1"]
-        hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)[1]
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (_lowest_free(pid), hard))
+        # Both: the hub would raise its own limit again.
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (_lowest_free(pid),) * 2)
         with Stream(hub, "a") as lost:
             assert lost.rest() == []
         with socket.socket(socket.AF_UNIX) as worker:
@@ -417,10 +417,29 @@ def test_h7_lost_descriptor_is_counted_and_nothing_spins(
         figures = asking.ask(Stats(), LONG)
         assert isinstance(figures, Figures)
         assert (figures.lost_descriptors, figures.refused_connections) == (1, 1)
-        resource.prlimit(pid, resource.RLIMIT_NOFILE, (hard, hard))
-        with Stream(hub, "a") as another:
-            hub.publish([event("a", 3)])
-            assert another.data(1) == ["3"]
+    asking.close()
+    server.wait_for_log("A client was lost on its way")
+
+
+@needs_prlimit
+def test_h7_hub_raises_its_limit_again_when_a_descriptor_is_lost(
+    make_client: Callable[..., HubClient], start: Callable[..., HubServer], socket_path: str
+) -> None:
+    """What was set for the process costs one client one reconnection, and not every one theirs."""
+    hub = make_client()
+    pid = start().pid
+    wait_for_hub(hub)
+    asking = Link(socket_path, "ask", LONG)
+    hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)[1]
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (_lowest_free(pid), hard))
+    with Stream(hub, "a") as lost:
+        assert lost.rest() == []
+    with Stream(hub, "a") as another:
+        hub.publish([event("a", 1)])
+        assert another.data(1) == ["1"]
+    figures = asking.ask(Stats(), LONG)
+    assert isinstance(figures, Figures)
+    assert (figures.lost_descriptors, figures.descriptor_limit) == (1, hard)
     asking.close()
 
 

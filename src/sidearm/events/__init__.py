@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .closing import close_streams as close_streams
+from .closing import close_streams_now as close_streams_now
 from .publish import publish as publish
 from .publish import publish_now as publish_now
 from .stream import EventStream as EventStream

@@ -183,7 +183,10 @@ def _identity(fd: int) -> tuple[int, int] | None:
 
 
 def hand_off(
-    server_socket: Any, give: Callable[[int], bool], answer: Callable[[], bytes]
+    server_socket: Any,
+    give: Callable[[int], bool],
+    answer: Callable[[], bytes],
+    retry: bytes = b"",
 ) -> Iterator[bytes]:
     """Make the body that hands the client over, or answers by itself where that is impossible.
 
@@ -194,6 +197,8 @@ def hand_off(
         server_socket: From :func:`find_socket`.
         give: Passes a descriptor to the hub; tells whether the hub was there to take it.
         answer: What the client gets if it stays: the answer to one poll.
+        retry: What follows the head of a client that leaves: when to come back, should the hub
+            die, or have no room for it, on the way.
     """
     try:
         stand_in = StandIn(server_socket.fileno())
@@ -212,7 +217,7 @@ def hand_off(
         except NotPossible as reason:
             log_once(str(reason))
         else:
-            _send_away(stand_in, head, give, answer)
+            _send_away(stand_in, head + COMMENT + retry, give, answer)
             return
     finally:
         stand_in.restore()
@@ -256,11 +261,11 @@ def head_for_hub(written: bytes) -> bytes:
 
 
 def _send_away(
-    stand_in: StandIn, head: bytes, give: Callable[[int], bool], answer: Callable[[], bytes]
+    stand_in: StandIn, first: bytes, give: Callable[[int], bool], answer: Callable[[], bytes]
 ) -> None:
     client = stand_in.client
     try:
-        client.sendall(head + COMMENT)
+        client.sendall(first)
         # After our head the server cannot go on: it may count on chunks, and on the next request.
         if not give(client.fileno()):
             _finish(client, answer())

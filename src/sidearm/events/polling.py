@@ -11,7 +11,7 @@ import random
 from typing import TYPE_CHECKING
 
 from ..hub.eventstream import retry_field
-from ..hub.messages import Fetch, Opening
+from ..hub.messages import Fetch, Handoff
 
 if TYPE_CHECKING:
     from ..hub.client import HubClient
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 POLL_INTERVAL = 2000  # milliseconds, as the field
 
 
-def poll(hub: HubClient | MemoryHub, settings: Settings, opening: Opening) -> bytes:
+def poll(hub: HubClient | MemoryHub, settings: Settings, opening: Handoff) -> bytes:
     """Answer one poll; with the hub away nothing is due, and clients come back spread out."""
     body = None
     # Without a position the hub was away when the view looked. It may be back with a new log, but
@@ -35,6 +35,7 @@ def poll(hub: HubClient | MemoryHub, settings: Settings, opening: Opening) -> by
                 snapshot=opening.snapshot,
                 retry=POLL_INTERVAL if opening.retry is None else opening.retry,
                 replay=opening.replay,
+                tags=opening.tags,
             )
         )
     if body is None:

@@ -20,7 +20,14 @@ if TYPE_CHECKING:
     from ..hub.messages import PublishedEvent
 
 
-def publish(channel: str, data: Any = None, *, event: str | None = None, keep: bool = True) -> None:
+def publish(
+    channel: str,
+    data: Any = None,
+    *,
+    event: str | None = None,
+    keep: bool = True,
+    end: bool = False,
+) -> None:
     """Send an event to every open stream of a channel, once the current work has committed.
 
     After a rollback nobody hears of it. Events of one task leave in the order of these calls.
@@ -32,8 +39,13 @@ def publish(channel: str, data: Any = None, *, event: str | None = None, keep: b
             difference: a client may have seen the change in a snapshot already.
         event: The type that a page listens to; ``message`` if there is none.
         keep: False makes it live only: it gets no id, and who is not connected never sees it.
+        end: This is the channel's last event. A stream of this channel alone ends after it, one of
+            several when each has ended; its client stops, and does not come back. Who joins later
+            gets the last event, as long as the history keeps it, and stops, too. An event that is
+            published after the last one opens the channel again, for who joins then.
 
     Raises:
+        ValueError: ``end`` is set and ``keep`` is not: the client has to be told of the end.
         InvalidChannel: ``channel`` is not a non-empty str of printable characters up to 200 bytes.
         OutsideTask: There is no task, so nothing will ever commit.
         TaskSettled: The task's outcome is decided already.
@@ -45,13 +57,19 @@ def publish(channel: str, data: Any = None, *, event: str | None = None, keep: b
     """
     call = f"publish({check_channel(channel)!r})"
     task = require_task(call, _WAITS.format(call=call))
+    _check_end(end, keep)
     body = _body(task.app, channel, data, event)
-    item = (task.app, (channel, body, keep))
+    item = (task.app, (channel, body, keep), end)
     task.hold(Held.to_send(call, _leave, item, sys._getframe(1)))  # noqa: SLF001
 
 
 def publish_now(
-    channel: str, data: Any = None, *, event: str | None = None, keep: bool = True
+    channel: str,
+    data: Any = None,
+    *,
+    event: str | None = None,
+    keep: bool = True,
+    end: bool = False,
 ) -> None:
     """Send an event at once, whatever becomes of the current work, or where there is none.
 
@@ -63,8 +81,10 @@ def publish_now(
         data: As in :func:`publish`.
         event: As in :func:`publish`.
         keep: As in :func:`publish`.
+        end: As in :func:`publish`.
 
     Raises:
+        ValueError: As in :func:`publish`.
         RuntimeError: There is no application context, and not exactly one application.
         InvalidChannel: As in :func:`publish`.
         InvalidField: As in :func:`publish`.
@@ -72,7 +92,8 @@ def publish_now(
         EventTooLarge: As in :func:`publish`.
     """
     app = the_app(f"publish_now({check_channel(channel)!r})")
-    _give(app, [(channel, _body(app, channel, data, event), keep)])
+    _check_end(end, keep)
+    _give(app, [(channel, _body(app, channel, data, event), keep)], (0,) if end else ())
 
 
 _WAITS = (
@@ -90,11 +111,20 @@ def _body(app: Flask, channel: str, data: Any, event: str | None) -> bytes:
     return body
 
 
-def _leave(held: Sequence[tuple[Flask, PublishedEvent]]) -> None:
+def _check_end(end: bool, keep: bool) -> None:  # noqa: FBT001 - one for each option
+    if end and not keep:
+        raise ValueError(
+            "end=True and keep=False contradict each other: who comes back has to be told of the"
+            " end. Leave keep out."
+        )
+
+
+def _leave(held: Sequence[tuple[Flask, PublishedEvent, bool]]) -> None:
     """Send what one task held, together; the tasks room compares this function to see what is."""
-    _give(held[0][0], [event for _, event in held])
+    ends = tuple(number for number, (_, _, end) in enumerate(held) if end)
+    _give(held[0][0], [event for _, event, _ in held], ends)
 
 
-def _give(app: Flask, events: list[PublishedEvent]) -> None:
-    state_of(app).hub.publish(events)
-    events_published.send(app, events=events)
+def _give(app: Flask, events: list[PublishedEvent], ends: tuple[int, ...]) -> None:
+    state_of(app).hub.publish(events, ends)
+    events_published.send(app, events=events, ends=ends)

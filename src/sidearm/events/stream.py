@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -21,8 +21,10 @@ from ..exceptions import EventTooLarge
 from ..hub.eventstream import MEDIA_TYPE, check_channel, encode, retry_field
 from ..hub.memory import MemoryHub
 from ..hub.messages import Handoff
+from ..hub.position import is_end
 from ..tasks.context import require_task
 from ..tasks.state import state_of
+from .closing import check_tags
 from .handoff import NotPossible, find_socket, hand_off, log_once
 from .polling import poll, spread_out
 
@@ -64,6 +66,8 @@ class EventStream(Response):
 
     Attributes:
         subscription: What the hub is told: channels, the view's position, the client's last id.
+
+    To a client that has seen the stream's end it is a 204, which makes it stop (HTML 9.2.3).
     """
 
     default_mimetype = MEDIA_TYPE
@@ -79,7 +83,8 @@ class EventStream(Response):
         """Make the response.
 
         Args:
-            subscription: ``retry`` in it is replaced where the stream is polled.
+            subscription: ``retry`` in it is for streams that are polled; one that is handed over
+                says it before that.
             hub: Where the stream will live.
             settings: Whether to hand off, and how long a polling client waits.
             headers: The view's own.
@@ -89,6 +94,10 @@ class EventStream(Response):
         self.subscription = subscription
         self._hub = hub
         self._settings = settings
+        if is_end(subscription.last_event_id or "", subscription.channels):
+            self.status_code = 204
+            self.headers.set("Cache-Control", FIXED_HEADERS["Cache-Control"])
+            del self.headers["Content-Type"]
 
     def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:
         """Return the final headers: here, because nothing of Flask's runs after this."""
@@ -110,7 +119,7 @@ class EventStream(Response):
     def _body(self, environ: WSGIEnvironment) -> Iterator[bytes]:
         if self._hub_is_there():
             try:
-                return hand_off(find_socket(environ), self._give, self._answer)
+                return hand_off(find_socket(environ), self._give, self._answer, self._retry())
             except NotPossible as reason:
                 log_once(str(reason))
         return map(_called, [self._answer])
@@ -121,11 +130,12 @@ class EventStream(Response):
             return False
         return self.subscription.position is not None and self._hub.position() is not None
 
-    def _give(self, descriptor: int) -> bool:
+    def _retry(self) -> bytes:
         retry = self.subscription.retry
-        if retry is None:
-            retry = spread_out(None, self._settings)
-        message = msgspec.structs.replace(self.subscription, retry=retry)
+        return retry_field(spread_out(None, self._settings) if retry is None else retry)
+
+    def _give(self, descriptor: int) -> bool:
+        message = msgspec.structs.replace(self.subscription, retry=None)
         return self._hub.handoff(message, descriptor)
 
     def _answer(self) -> bytes:
@@ -137,13 +147,16 @@ def event_stream(
     snapshot: Any = None,
     replay: float | None = None,
     retry: int | None = None,
+    tags: Sequence[str] = (),
+    max_age: float | None = None,
     headers: Mapping[str, str] | Iterable[tuple[str, str]] | None = None,
 ) -> EventStream:
     """Make the response that streams the events of one or more channels to this client.
 
     A client that comes back with its last event id, in the header ``Last-Event-ID`` or in the
     query as ``last_event_id`` (the header wins), first gets what it missed. If the hub no longer
-    knows, it gets the event ``sidearm:gap``, and the snapshot again.
+    knows, it gets the event ``sidearm:gap``, and the snapshot again. One that has seen the stream's
+    end gets 204, and stops.
 
     Args:
         channels: At least one; the events of several arrive in one order.
@@ -154,10 +167,15 @@ def event_stream(
             with an older id gets the gap.
         retry: Milliseconds until the client reconnects, as in the standard; by default each
             stream has its own (``SIDEARM_RETRY``, ``SIDEARM_RETRY_SPREAD``).
+        tags: Names by which :func:`close_streams` finds it, such as ``["user:7"]``.
+        max_age: Seconds after which it ends, up to a tenth earlier, and the client comes back by
+            its id, so that the view's checks run again; by default ``SIDEARM_STREAM_MAX_AGE``. 0:
+            never.
         headers: Added to the response; those of a stream stay as they are.
 
     Raises:
-        ValueError: There is no channel, or ``replay`` is no number of seconds.
+        ValueError: There is no channel, ``replay`` or ``max_age`` is no number of seconds, or
+            ``tags`` is no list of names.
         InvalidChannel: A name is not a non-empty str of printable characters up to 200 bytes.
         FieldTypeError: ``retry`` is no whole number, or JSON cannot hold the snapshot.
         EventTooLarge: The snapshot is above ``SIDEARM_MAX_EVENT_SIZE``.
@@ -169,20 +187,28 @@ def event_stream(
         )
     names = tuple(dict.fromkeys(check_channel(channel) for channel in channels))
     task = require_task(f"event_stream({', '.join(map(repr, names))})")
-    _check_replay(replay)
+    _check_seconds("replay", replay)
+    _check_seconds("max_age", max_age)
     if retry is not None:
         retry_field(retry)
     state = state_of(task.app)
+    last_event_id = _last_event_id()
+    if is_end(last_event_id or "", names):
+        snapshot = None  # it would not be sent
+    if max_age is None:
+        max_age = state.settings.stream_max_age
     subscription = Handoff(
         channels=names,
         # Before the snapshot, and where a transaction is open already, from its beginning: what
         # was published since may not be in it.
         position=state.hub.position_at(task.began_ns()),
-        last_event_id=_last_event_id(),
+        last_event_id=last_event_id,
         snapshot=_snapshot(snapshot, names[0], state),
         retry=retry,
         replay=replay,
         address=request.remote_addr or "",
+        tags=check_tags(tags),
+        max_age=max_age or None,
     )
     stream_class = _stream_class(task.app.response_class)
     return stream_class(subscription, hub=state.hub, settings=state.settings, headers=headers)
@@ -234,9 +260,9 @@ def _snapshot(snapshot: Any, channel: str, state: Any) -> bytes | None:
     return encoded
 
 
-def _check_replay(replay: object) -> None:
-    if replay is None:
+def _check_seconds(name: str, value: object) -> None:
+    if value is None:
         return
-    number = None if isinstance(replay, bool) else replay
+    number = None if isinstance(value, bool) else value
     if not isinstance(number, (int, float)) or not 0 <= number < math.inf:  # NaN is neither
-        raise ValueError(f"replay is {replay!r}. Give seconds as a number, such as 60.")
+        raise ValueError(f"{name} is {value!r}. Give seconds as a number, such as 60.")

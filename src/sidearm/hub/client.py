@@ -22,11 +22,21 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 
 from ..exceptions import HubError, ProtocolError
 from .link import Link
-from .messages import Fetch, Fetched, Figures, Handoff, Publish, PublishedEvent, Stats, encode
+from .messages import (
+    Close,
+    Fetch,
+    Fetched,
+    Figures,
+    Handoff,
+    Publish,
+    PublishedEvent,
+    Stats,
+    encode,
+)
 from .pending import Chunk, Pending
 from .position import Clock
 
@@ -94,20 +104,34 @@ class HubClient:
         clock = self._handoff.clock()
         return None if clock is None else clock.text_at(monotonic_ns)
 
-    def publish(self, events: Iterable[PublishedEvent]) -> None:
-        """Send ``(channel, body, keep)`` in order; never waits, never raises for the hub's sake."""
+    def publish(self, events: Iterable[PublishedEvent], ends: Collection[int] = ()) -> None:
+        """Send ``(channel, body, keep)`` in order; never waits, never raises for the hub's sake.
+
+        Args:
+            events: The events.
+            ends: Which of them, by index, are the last of their channel.
+        """
         batch = list(events)
-        if not batch:
-            return
-        data = encode(Publish(batch))
+        if batch:
+            channels = frozenset(channel for channel, _, _ in batch)
+            self._send(encode(Publish(batch, tuple(ends))), len(batch), channels)
+
+    def close_streams(self, tag: str, channels: tuple[str, ...] = ()) -> None:
+        """End the streams with a tag, or take channels from them, in order with what is published.
+
+        It is for the streams whose views ran before this call, however late the hub hears of it.
+        """
+        self._send(encode(Close(tag, channels, time.monotonic_ns())), 1, frozenset())
+
+    def _send(self, data: bytes, count: int, channels: frozenset[str]) -> None:
+        """Send a message at once, or let it wait."""
         dropped: Counter[str] = Counter()
         with self._lock:
             sent = 0 if self._pending.has_work else self._try_send(data)
             if sent == len(data):
                 return
             now = time.monotonic()
-            channels = frozenset(channel for channel, _, _ in batch)
-            dropped = self._pending.add(Chunk(data, len(batch), channels, now), now, sent)
+            dropped = self._pending.add(Chunk(data, count, channels, now), now, sent)
             self._ensure_flusher()
         self._report(dropped)
 

@@ -24,6 +24,10 @@ class HubConfig:
         history_count: Events kept for each channel.
         history_age: Seconds for which events are kept.
         history_bytes: Bytes kept in all.
+        waiting_bytes: Bytes that may wait for all clients together.
+        max_streams: How many streams there may be; 0: as many as there are descriptors.
+        max_streams_per_address: How many of one client's address; 0: any number.
+        limit_loopback: Whether clients on this machine are counted by address, too.
     """
 
     socket: str
@@ -34,6 +38,10 @@ class HubConfig:
     history_count: int = 1000
     history_age: float = 300.0
     history_bytes: int = 16 * MIB
+    waiting_bytes: int = 128 * MIB
+    max_streams: int = 0
+    max_streams_per_address: int = 256
+    limit_loopback: bool = False
 
     def to_json(self) -> str:
         """The configuration as the argument of ``python -m sidearm.hub``."""

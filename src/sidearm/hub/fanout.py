@@ -8,10 +8,14 @@ back with its last id. Subscribers have no task, no coroutine, no transport and 
 
 from __future__ import annotations
 
+import contextlib
 import logging
 
 from . import platform
+from .buffers import Buffers
 from .subscribers import Group, Outbox, Subscriber, Subscribers
+
+OUTBOX_OVERHEAD = 1000  # bytes; an outbox with its queue
 
 logger = logging.getLogger("sidearm.hub")
 
@@ -23,17 +27,24 @@ class Fanout:
         subscribers: Who there is.
         poller: Watches their sockets.
         limit: Bytes of live events that may wait for one of them.
+        limit_in_all: Bytes that may wait for all of them.
 
     Attributes:
+        buffers: What waits.
         delivered: Events given to the kernel or to an outbox so far, each subscriber counted.
         sends: Calls of ``send`` so far.
         disconnected_slow: Subscribers disconnected so far because too much waited for them.
     """
 
-    def __init__(self, subscribers: Subscribers, poller: platform.Poller, limit: int) -> None:
+    def __init__(
+        self, subscribers: Subscribers, poller: platform.Poller, limit: int, limit_in_all: int
+    ) -> None:
         self._subscribers = subscribers
         self._poller = poller
         self._limit = limit
+        self._limit_in_all = limit_in_all
+        self._slow: dict[Subscriber, None] = {}  # those with an outbox, the oldest first
+        self.buffers = Buffers()
         self._waiting: dict[Group, None] = {}
         self.delivered = 0
         self.sends = 0
@@ -71,6 +82,7 @@ class Fanout:
             group.frames = []
             self.delivered += len(frames) * len(group.members)
             self._send_to_all(group, b"".join(frames))
+        self._relieve()
 
     def heartbeat(self, frame: bytes) -> None:
         """Send a frame to every subscriber for which nothing waits.
@@ -81,13 +93,52 @@ class Fanout:
         for group in self._subscribers.groups():
             self._send_to_all(group, frame, quiet=True)
 
-    def open(self, subscriber: Subscriber, channels: tuple[str, ...], parts: list[bytes]) -> None:
-        """Take in a subscriber: what begins its stream leaves in one send, then it is live."""
+    def open(
+        self,
+        subscriber: Subscriber,
+        channels: tuple[str, ...],
+        parts: list[bytes],
+        *,
+        final: bool = False,
+    ) -> None:
+        """Take in a subscriber: what begins its stream leaves in one send, then it is live.
+
+        Args:
+            subscriber: Who.
+            channels: What it listens to.
+            parts: What it gets first.
+            final: Whether that is all.
+        """
         self._subscribers.add(subscriber, channels)
         self._poller.watch(subscriber.fileno())
         outbox = Outbox(parts, exempt=True)
+        outbox.final = final
         if outbox.size:
             self._send_outbox(subscriber, outbox)
+            self._relieve()
+
+    def finish(self, group: Group, frame: bytes) -> int:
+        """Send a group what is due and its last frame, and end its streams; how many.
+
+        One that reads slowly gets all that waits for it first, and nothing more.
+        """
+        group.frames.append(frame)
+        self._waiting[group] = None
+        self.flush()
+        members = list(group.members)
+        for subscriber in members:
+            if subscriber.outbox is None:
+                self._end(subscriber)
+            else:
+                subscriber.outbox.final = True
+        return len(members)
+
+    def cut(self, subscriber: Subscriber, frame: bytes) -> None:
+        """End a stream now, after a last frame; one that reads slowly does not get it."""
+        if subscriber.outbox is None:
+            with contextlib.suppress(OSError):
+                subscriber.send(frame, platform.DONTWAIT)
+        self._end(subscriber)
 
     def resume(self, subscriber: Subscriber) -> None:
         """Go on sending to a subscriber whose kernel buffer has room again."""
@@ -99,6 +150,9 @@ class Fanout:
         """End a subscriber's connection."""
         self._poller.forget(subscriber.fileno())
         self._subscribers.remove(subscriber)
+        if subscriber.outbox is not None:
+            self._slow.pop(subscriber, None)
+            subscriber.outbox.discard()
         subscriber.hang_up()
 
     def _send_to_all(self, group: Group, data: bytes, *, quiet: bool = False) -> None:
@@ -132,8 +186,9 @@ class Fanout:
         outbox = subscriber.outbox
         if outbox is None:
             # One rest may always wait: an event may be as large as the limit itself.
-            subscriber.outbox = Outbox([memoryview(data)[sent:]], exempt=False)
-            self._poller.watch_writing(subscriber.fileno(), wanted=True)
+            self._wait_for(subscriber, Outbox([memoryview(data)[sent:]], exempt=False))
+        elif outbox.final:
+            pass
         elif outbox.live and outbox.live + len(data) > self._limit:
             self.disconnected_slow += 1
             logger.info(
@@ -152,8 +207,38 @@ class Fanout:
             return False
         if not outbox.size:
             subscriber.outbox = None
-            return True
-        if subscriber.outbox is None:
-            subscriber.outbox = outbox
-            self._poller.watch_writing(subscriber.fileno(), wanted=True)
+            self._slow.pop(subscriber, None)
+            if not outbox.final:
+                return True
+            self._end(subscriber)
+        elif subscriber.outbox is None:
+            self._wait_for(subscriber, outbox)
         return False
+
+    def _wait_for(self, subscriber: Subscriber, outbox: Outbox) -> None:
+        """Keep what a subscriber does not read, until it does."""
+        subscriber.outbox = outbox
+        outbox.count_in(self.buffers)
+        self._slow[subscriber] = None
+        self._poller.watch_writing(subscriber.fileno(), wanted=True)
+
+    def _relieve(self) -> None:
+        """Disconnect the longest slow ones while too much waits in all."""
+        while self._slow and self._waiting_in_all > self._limit_in_all:
+            subscriber = next(iter(self._slow))
+            self.disconnected_slow += 1
+            logger.info(
+                "A subscriber was disconnected: %d bytes wait for slow ones in all, and it has been"
+                " one for longest.",
+                self._waiting_in_all,
+            )
+            self.close(subscriber)
+
+    @property
+    def _waiting_in_all(self) -> int:
+        return self.buffers.size + len(self._slow) * OUTBOX_OVERHEAD
+
+    def _end(self, subscriber: Subscriber) -> None:
+        """Close a connection whose client is to read to its end."""
+        subscriber.drain()
+        self.close(subscriber)

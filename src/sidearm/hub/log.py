@@ -9,6 +9,7 @@ melted into one floor for every channel.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Iterable
 
 from . import eventstream
 from .config import HubConfig
@@ -16,6 +17,7 @@ from .position import Clock
 
 NANOSECONDS = 1_000_000_000  # in a second
 FLOORS = 10_000  # channels
+ENDS = 10_000  # channels
 # What one kept event costs beside its frame: a deque's slot, a tuple, an entry of the order.
 ENTRY_OVERHEAD = 250  # bytes
 
@@ -35,6 +37,7 @@ class Log:
         "_bytes",
         "_channels",
         "_count",
+        "_ends",
         "_floor",
         "_floors",
         "_order",
@@ -57,6 +60,9 @@ class Log:
         self._order: OrderedDict[int, str] = OrderedDict()
         self._floors: OrderedDict[str, int] = OrderedDict()
         self._floor = 0
+        # When each finished channel had its last event, the oldest first. It is remembered for
+        # longer than the event itself.
+        self._ends: OrderedDict[str, int] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._order)
@@ -74,6 +80,7 @@ class Log:
             body: Its encoded fields, without id.
             keep: Whether it gets an id and can be resumed from; else it is live only.
         """
+        self._ends.pop(channel, None)
         if not keep:
             return eventstream.frame(body, None)
         now = self.clock.now()
@@ -90,6 +97,28 @@ class Log:
             self._forget(channel)
         self._expire(now)
         return frame
+
+    def end(self, channel: str) -> None:
+        """Note that the event that was appended just now is its channel's last, until another."""
+        self._ends[channel] = self.last
+        self._ends.move_to_end(channel)
+        if len(self._ends) > ENDS:
+            self._ends.popitem(last=False)
+
+    def has_ended(self, channels: Iterable[str]) -> bool:
+        """Whether each of these channels has had its last event."""
+        return bool(self._ends) and all(channel in self._ends for channel in channels)
+
+    def last_words(self, channels: Iterable[str], time: int) -> list[bytes]:
+        """The last events, still kept, of those of the channels that ended at a time or before."""
+        found: list[tuple[int, bytes]] = []
+        for channel in channels:
+            end = self._ends.get(channel)
+            entries = self._channels.get(channel)
+            if end is not None and end <= time and entries and entries[-1][0] == end:
+                found.append(entries[-1])
+        found.sort()
+        return [frame for _, frame in found]
 
     def since(self, channels: tuple[str, ...], time: int) -> list[bytes] | None:
         """The frames of these channels after a time, in order; None if one of them is lost."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from . import opening
+from .closing import Closings
 from .config import HubConfig
 from .log import Log
 from .messages import Fetch, Figures, Handoff, PublishedEvent
@@ -26,6 +27,7 @@ class MemoryHub:
 
     def __init__(self, config: HubConfig | None = None) -> None:
         self._log = Log(config or HubConfig(socket=""))
+        self._closings = Closings()
         self._lock = threading.Lock()
         self._began = time.monotonic()
         self._published = 0
@@ -39,12 +41,25 @@ class MemoryHub:
         """A reading of ``time.monotonic_ns()`` as a position in the log."""
         return self._log.clock.text_at(monotonic_ns)
 
-    def publish(self, events: Iterable[PublishedEvent]) -> None:
-        """Append ``(channel, body, keep)`` in order. Who is not there misses what is not kept."""
+    def publish(self, events: Iterable[PublishedEvent], ends: Collection[int] = ()) -> None:
+        """Append ``(channel, body, keep)`` in order. Who is not there misses what is not kept.
+
+        Args:
+            events: The events.
+            ends: Which of them, by index, are the last of their channel.
+        """
         with self._lock:
-            for channel, body, keep in events:
+            for number, (channel, body, keep) in enumerate(events):
                 self._log.append(channel, body, keep)
                 self._published += 1
+                if number in ends:
+                    self._log.end(channel)
+
+    def close_streams(self, tag: str, channels: tuple[str, ...] = ()) -> None:
+        """End the streams with a tag, or take channels from them."""
+        time_ns = time.monotonic_ns() + self._log.clock.offset
+        with self._lock:
+            self._closings.add(tag, channels, time_ns)
 
     def handoff(self, message: Handoff, descriptor: int) -> bool:  # noqa: ARG002
         """Decline: a client's socket needs a hub with a process of its own."""
@@ -53,7 +68,7 @@ class MemoryHub:
     def fetch(self, message: Fetch) -> bytes:
         """All frames that are due now for a polled stream."""
         with self._lock:
-            start = opening.all_due(self._log, message)
+            start = opening.all_due(self._log, self._closings, message)
             self._gaps += start.gap is not None
             return b"".join(start.parts)
 

@@ -5,8 +5,9 @@ the kind. Fields are only ever added at the end, so that a hub understands an ol
 what cannot be understood any more raises :data:`VERSION`, and the hub refuses it by name.
 
 A worker's first message is :class:`Hello`, answered by :class:`Welcome` or :class:`Refused`.
-:class:`Publish`, :class:`Lost` and :class:`Handoff` are never answered. A :class:`Handoff` carries
-exactly one descriptor (``SCM_RIGHTS``), attached to the first of its bytes.
+:class:`Publish`, :class:`Lost`, :class:`Close` and :class:`Handoff` are never answered. A
+:class:`Handoff` carries exactly one descriptor (``SCM_RIGHTS``), attached to the first of its
+bytes.
 
 Records of tasks stay in the processes that made them, until somebody wants to read them::
 
@@ -91,9 +92,11 @@ class Publish(Message, frozen=True, array_like=True, tag="publish"):
 
     Attributes:
         events: ``(channel, body, keep)``; the body is what ``eventstream.encode_body`` made.
+        ends: Which of them, by index, are the last of their channel.
     """
 
     events: list[PublishedEvent]
+    ends: tuple[int, ...] = ()
 
 
 class Lost(Message, frozen=True, array_like=True, tag="lost"):
@@ -104,6 +107,20 @@ class Lost(Message, frozen=True, array_like=True, tag="lost"):
     """
 
     channels: tuple[str, ...]
+
+
+class Close(Message, frozen=True, array_like=True, tag="close"):
+    """Ends the streams that carry a tag, or takes channels from them; never answered.
+
+    Attributes:
+        tag: Which streams.
+        channels: What is taken from them; a stream that has others goes on. Empty: they end.
+        time: When it was said (``time.monotonic_ns()``): it is for streams whose view ran before.
+    """
+
+    tag: str
+    channels: tuple[str, ...]
+    time: int
 
 
 class Opening(Message, frozen=True, array_like=True):
@@ -134,15 +151,23 @@ class Handoff(Opening, frozen=True, array_like=True, tag="handoff"):
 
     Attributes:
         address: The client's, as the application sees it (after ``ProxyFix``).
-        tags: Names by which the stream can be found again.
+        tags: Names by which the stream can be found again, to be closed.
+        max_age: Seconds after which it ends, so that its view is asked again. None: never.
     """
 
     address: str | None = None
     tags: tuple[str, ...] = ()
+    max_age: float | None = None
 
 
 class Fetch(Opening, frozen=True, array_like=True, tag="fetch"):
-    """Asks for all that is due now, for a stream that is polled; answered by :class:`Fetched`."""
+    """Asks for all that is due now, for a stream that is polled; answered by :class:`Fetched`.
+
+    Attributes:
+        tags: As in :class:`Handoff`.
+    """
+
+    tags: tuple[str, ...] = ()
 
 
 class Fetched(Message, frozen=True, array_like=True, tag="fetched"):
@@ -179,12 +204,16 @@ class Figures(Message, frozen=True, array_like=True, tag="figures"):
         delivered: Events handed to the kernel or to a subscriber's buffer, each subscriber counted.
         sends: ``send`` calls made for deliveries.
         disconnected_slow: Subscribers closed because their buffer was full.
-        refused_streams: Streams ended at once, because descriptors run short.
+        refused_streams: Streams that got what was due and were ended, because of a limit.
         refused_descriptors: Descriptors that were no client's socket.
         lost_descriptors: Descriptors that the kernel could not deliver.
         refused_events: Events above the size limit.
         refused_connections: Connections refused or closed for breaking the protocol.
         gaps: Gap events sent.
+        ended: Streams ended so far because their channels had their last event.
+        closed: Streams ended so far by their tag.
+        aged: Streams ended so far because they reached their maximum age.
+        buffer_bytes: What waits for slow subscribers, where what several wait for counts once.
     """
 
     epoch: str
@@ -209,6 +238,10 @@ class Figures(Message, frozen=True, array_like=True, tag="figures"):
     refused_events: int = 0
     refused_connections: int = 0
     gaps: int = 0
+    ended: int = 0
+    closed: int = 0
+    aged: int = 0
+    buffer_bytes: int = 0
 
 
 class Report(Message, frozen=True, array_like=True, tag="report"):
@@ -320,7 +353,17 @@ class ReporterLeft(Message, frozen=True, array_like=True, tag="reporter-left"):
 
 
 ToHub: TypeAlias = (
-    Hello | Publish | Lost | Handoff | Fetch | Stats | Report | Records | Leave | ReadRecords
+    Hello
+    | Publish
+    | Lost
+    | Close
+    | Handoff
+    | Fetch
+    | Stats
+    | Report
+    | Records
+    | Leave
+    | ReadRecords
 )
 FromHub: TypeAlias = (
     Welcome | Refused | Fetched | Figures | SendRecords | Reporters | RecordsOf | ReporterLeft

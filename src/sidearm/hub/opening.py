@@ -4,15 +4,22 @@ A newcomer gets a bare id (so that it can resume even if the connection ends bef
 the snapshot, and what was published since the view looked. A client that resumes gets what it
 missed and nothing else. Where the log cannot tell what was missed, the event ``sidearm:gap`` says
 so first, and the client then starts like a newcomer.
+
+Where every channel has had its last event, or the stream was closed by its tag while it was on its
+way, the beginning is all there is: it ends with a marked id, by which its client is known when it
+comes back. A newcomer gets the last events of channels that have ended already.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import msgspec
+
 from . import eventstream, position
+from .closing import Closings
 from .log import NANOSECONDS, Log
-from .messages import Opening
+from .messages import Fetch, Handoff, Opening
 
 GAP_EVENT = "sidearm:gap"
 
@@ -23,10 +30,14 @@ class Start(NamedTuple):
     Attributes:
         parts: Whole frames, in order; the history's own objects, so that many streams share them.
         gap: Why events may be missing (``"unknown"``, ``"old"`` or ``"epoch"``), or None.
+        channels: Those that the stream goes on with. Empty: it was closed.
+        ended: Whether the stream ends here, for good.
     """
 
     parts: list[bytes]
     gap: str | None
+    channels: tuple[str, ...]
+    ended: bool = False
 
 
 def gap(reason: str, place: str) -> bytes:
@@ -35,25 +46,68 @@ def gap(reason: str, place: str) -> bytes:
     return eventstream.encode(data, event=GAP_EVENT, id=place)
 
 
-def begin(log: Log, request: Opening) -> Start:
+def end(log: Log, channels: tuple[str, ...]) -> bytes:
+    """The frame after which a stream of these channels ends for good."""
+    return eventstream.frame(b"", log.clock.end(log.mark(), channels))
+
+
+def begin(log: Log, closings: Closings, request: Handoff | Fetch) -> Start:
     """Collect what a stream that opens now has to be sent before the live events."""
-    parts = [] if request.retry is None else [eventstream.retry_field(request.retry)]
-    reason = None
-    if request.last_event_id is not None:
-        missed = _missed(log, request, request.last_event_id)
-        if not isinstance(missed, str):
-            return Start(parts + missed, None)
-        reason = missed
-    return _join(log, request, parts, reason)
+    seen = seen_at(log, request)
+    # One that is polled lives from answer to answer, so for it the last one's place counts.
+    since = min(seen, _resumed(log, request)) if isinstance(request, Fetch) else seen
+    left = closings.left_of(request.channels, request.tags, seen)
+    if not left or closings.closed_since(request.tags, since):
+        return Start([*_retry(request), end(log, request.channels)], None, (), ended=True)
+    if len(left) < len(request.channels):
+        request = msgspec.structs.replace(request, channels=left)
+    parts, gap = _first(log, request)
+    if log.has_ended(left):
+        return Start([*parts, end(log, left)], gap, left, ended=True)
+    return Start(parts, gap, left)
 
 
-def all_due(log: Log, request: Opening) -> Start:
+def all_due(log: Log, closings: Closings, request: Handoff | Fetch) -> Start:
     """Like :func:`begin`, for a body that ends here: its last id is the place to go on from.
 
     Without that id, a client that polls a quiet channel would ask from an ever older place.
     """
-    parts, gap = begin(log, request)
-    return Start([*parts, eventstream.frame(b"", log.clock.text(log.mark()))], gap)
+    start = begin(log, closings, request)
+    if start.ended:
+        return start
+    place = eventstream.frame(b"", log.clock.text(log.mark()))
+    return start._replace(parts=[*start.parts, place])
+
+
+def _retry(request: Opening) -> list[bytes]:
+    return [] if request.retry is None else [eventstream.retry_field(request.retry)]
+
+
+def seen_at(log: Log, request: Opening) -> int:
+    """When the view ran; before this log began, if the log is another than the view knew."""
+    if request.position is None:
+        return log.mark()
+    place = position.parse(request.position)
+    return place.time if place is not None and place.epoch == log.clock.epoch else 0
+
+
+def _resumed(log: Log, request: Opening) -> int:
+    """Up to when the client has heard; for a newcomer, now."""
+    place = position.parse(request.last_event_id or "")
+    known = place is not None and place.epoch == log.clock.epoch
+    return place.time if place is not None and known else log.mark()
+
+
+def _first(log: Log, request: Opening) -> tuple[list[bytes], str | None]:
+    """The first frames, and why there is a gap."""
+    parts = _retry(request)
+    reason = None
+    if request.last_event_id is not None:
+        missed = _missed(log, request, request.last_event_id)
+        if not isinstance(missed, str):
+            return parts + missed, None
+        reason = missed
+    return _join(log, request, parts, reason)
 
 
 def _missed(log: Log, request: Opening, last_event_id: str) -> list[bytes] | str:
@@ -73,7 +127,9 @@ def _missed(log: Log, request: Opening, last_event_id: str) -> list[bytes] | str
     return "old" if frames is None else frames
 
 
-def _join(log: Log, request: Opening, parts: list[bytes], reason: str | None) -> Start:
+def _join(
+    log: Log, request: Opening, parts: list[bytes], reason: str | None
+) -> tuple[list[bytes], str | None]:
     """Start from the position that the view saw."""
     seen = None if request.position is None else position.parse(request.position)
     time = log.mark()
@@ -87,8 +143,10 @@ def _join(log: Log, request: Opening, parts: list[bytes], reason: str | None) ->
     if frames is None:
         frames = log.newest(request.channels, time)
         reason = reason or "old"
+    start = time
     if reason is None and request.replay is not None:
-        frames = log.newest(request.channels, min(time, _seconds_ago(log, request.replay)))
+        start = min(time, _seconds_ago(log, request.replay))
+        frames = log.newest(request.channels, start)
     place = log.clock.text(time)
     if reason is None:
         parts.append(eventstream.frame(b"", place))
@@ -96,7 +154,10 @@ def _join(log: Log, request: Opening, parts: list[bytes], reason: str | None) ->
         parts.append(gap(reason, place))
     if request.snapshot is not None:
         parts.append(request.snapshot)
-    return Start(parts + frames, reason)
+    if words := log.last_words(request.channels, start):
+        # Their ids lie before the place from which this client would resume.
+        parts += [*words, eventstream.frame(b"", place)]
+    return parts + frames, reason
 
 
 def _seconds_ago(log: Log, seconds: float) -> int:

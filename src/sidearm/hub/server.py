@@ -22,10 +22,12 @@ from . import eventstream, opening, platform
 from .config import HubConfig
 from .connection import Connection
 from .fanout import Fanout
+from .limits import Limits
 from .listener import Listener
 from .log import Log
 from .messages import (
     VERSION,
+    Close,
     Fetch,
     Fetched,
     Figures,
@@ -34,7 +36,6 @@ from .messages import (
     Leave,
     Lost,
     Message,
-    Opening,
     Publish,
     ReadRecords,
     Records,
@@ -45,12 +46,14 @@ from .messages import (
     Welcome,
 )
 from .relay import Relay
+from .streams import Streams
 from .subscribers import NotAClient, Subscriber, Subscribers
 
 READ_SIZE = 1 << 18  # bytes
 DESCRIPTOR_RESERVE = 64  # kept free for workers and for the hub itself
 OWN_DESCRIPTORS = 7  # listener, lock, spare, poller, and the loop's three
 SNAPSHOT_LIMIT = 16 << 20  # bytes; beside the events of one message
+AGING_INTERVAL = 1.0  # seconds
 WARNING_INTERVAL = 10.0  # seconds between two warnings of one kind
 DISCARD_SIZE = 1 << 16  # bytes
 MAX_CHANNEL_LENGTH = 200  # characters; workers check channels thoroughly
@@ -127,6 +130,7 @@ class Server:
         try:
             loop.add_reader(hub.fileno(), hub.wake)
             self._beat(loop, hub)
+            self._age(loop, hub)
             if self._lifeline is not None:
                 os.set_blocking(self._lifeline, False)
                 loop.add_reader(self._lifeline, self._feel_lifeline, loop, self._lifeline)
@@ -152,6 +156,15 @@ class Server:
 
         loop.call_later(self.config.heartbeat, beat)
 
+    def _age(self, loop: asyncio.AbstractEventLoop, hub: Hub) -> None:
+        """One timer for the maximum ages of all streams."""
+
+        def age() -> None:
+            loop.call_later(AGING_INTERVAL, age)
+            hub.end_aged()
+
+        loop.call_later(AGING_INTERVAL, age)
+
     def _feel_lifeline(self, loop: asyncio.AbstractEventLoop, lifeline: int) -> None:
         try:
             alive = os.read(lifeline, 1024) != b""
@@ -174,16 +187,18 @@ class Hub:
     def __init__(self, config: HubConfig) -> None:
         self._config = config
         self._listener = Listener(config.socket)
-        self._limit = platform.raise_descriptor_limit()
-        # Descriptors are given out from the lowest free one, so a number tells how full it is.
-        self._ceiling = self._limit - min(DESCRIPTOR_RESERVE, self._limit // 4)
+        self._learn_limit()
         self._spare: int | None = _open_spare()
         self._spare_was_lost = False
         self._poller = platform.Poller()
         self._poller.watch(self._listener.fileno())
         self._log = Log(config)
         self._subscribers = Subscribers()
-        self._fanout = Fanout(self._subscribers, self._poller, config.subscriber_buffer)
+        self._fanout = Fanout(
+            self._subscribers, self._poller, config.subscriber_buffer, config.waiting_bytes
+        )
+        self._streams = Streams(self._log, self._subscribers, self._fanout)
+        self._limits = Limits(config)
         self._connections: dict[int, Connection] = {}
         self._relay = Relay(self._answer)
         self._arriving: list[tuple[Handoff, Subscriber]] = []
@@ -230,6 +245,10 @@ class Hub:
         place = self._log.clock.text(self._log.mark())
         self._fanout.heartbeat(eventstream.comment() + eventstream.frame(b"", place))
 
+    def end_aged(self) -> None:
+        """End the streams that have reached their maximum age."""
+        self._streams.end_aged(time.monotonic())
+
     def figures(self) -> Figures:
         """What there is, and what there was so far."""
         fanout = self._fanout
@@ -249,6 +268,10 @@ class Hub:
             delivered=fanout.delivered,
             sends=fanout.sends,
             disconnected_slow=fanout.disconnected_slow,
+            ended=self._streams.ended,
+            closed=self._streams.closed,
+            aged=self._streams.aged,
+            buffer_bytes=fanout.buffers.size,
             **self._counts,
         )
 
@@ -348,7 +371,12 @@ class Hub:
         if connection.lost_descriptors:
             self._counts["lost_descriptors"] += connection.lost_descriptors
             connection.lost_descriptors = 0
-            self._warn("lost", "A stream was lost: all %d descriptors are in use.", self._limit)
+            self._learn_limit()
+            self._warn(
+                "lost",
+                "A client was lost on its way, and comes back: all %d descriptors are in use.",
+                self._limit,
+            )
 
     def _refuse(self, connection: Connection, reason: str) -> None:
         self._counts["refused_connections"] += 1
@@ -379,6 +407,8 @@ class Hub:
                 self._answer(connection, Fetched(self._fetch(message)))
             case Stats():
                 self._answer(connection, self.figures())
+            case Close():
+                self._streams.close(message)
             case Lost():
                 self._lose(message.channels)
             case Hello():
@@ -398,11 +428,13 @@ class Hub:
         )
 
     def _publish(self, message: Publish) -> None:
-        for channel, body, keep in message.events:
-            if not self._is_sound(channel, body):
-                continue
-            self._counts["published"] += 1
-            self._fanout.queue(channel, self._log.append(channel, body, keep))
+        ends = frozenset(message.ends)
+        for number, (channel, body, keep) in enumerate(message.events):
+            if self._is_sound(channel, body):
+                self._counts["published"] += 1
+                self._fanout.queue(channel, self._log.append(channel, body, keep))
+            if number in ends:
+                self._streams.end(channel)
 
     def _is_sound(self, channel: str, body: bytes) -> bool:
         """Refuse what a worker of ours would not have sent, and what would end another's frame."""
@@ -425,7 +457,10 @@ class Hub:
         self._counts["gaps"] += self._fanout.queue_once(channels, opening.gap("lost", place))
 
     def _fetch(self, message: Fetch) -> bytes:
-        return b"".join(self._count_gap(opening.all_due(self._log, message)))
+        return b"".join(self._all_due(message).parts)
+
+    def _all_due(self, message: Fetch | Handoff) -> opening.Start:
+        return self._count_gap(opening.all_due(self._log, self._streams.closings, message))
 
     # Subscribers
 
@@ -439,6 +474,14 @@ class Hub:
             self._counts["refused_descriptors"] += 1
             self._warn("descriptor", "A descriptor was refused: %s", error)
             return
+        if subscriber.fileno() >= self._ceiling:
+            self._learn_limit()
+        if subscriber.fileno() >= self._ceiling:
+            # At once: a round may bring more than the reserve.
+            reserve = self._limit - self._ceiling
+            self._warn("full", "A stream was refused: only %d descriptors are left.", reserve)
+            self._refuse_stream(subscriber, message)
+            return
         self._arriving.append((message, subscriber))
 
     def _open_arriving(self) -> None:
@@ -447,11 +490,11 @@ class Hub:
             return
         self._arriving = []
         for message, subscriber in arriving:
-            if subscriber.fileno() >= self._ceiling:
-                self._refuse_stream(subscriber, message)
-                continue
             try:
-                self._open(message, subscriber)
+                if self._has_room_for(message, subscriber):
+                    self._open(message, subscriber)
+                else:
+                    self._refuse_stream(subscriber, message)
             except OSError as error:
                 logger.debug("A client had gone before its stream began: %s", error)
                 subscriber.hang_up()
@@ -461,27 +504,49 @@ class Hub:
             probe = not self._config.heartbeat
             platform.tune_client(subscriber, self._config.peer_timeout, probe=probe)
         self._counts["opened"] += 1
-        parts = self._count_gap(opening.begin(self._log, message))
-        self._fanout.open(subscriber, message.channels, parts)
+        self._count_gap(self._streams.open(subscriber, message))
 
-    def _refuse_stream(self, subscriber: Subscriber, message: Opening) -> None:
-        """End a stream at once: after 200, its ``retry:`` and the end, a client comes back."""
+    def _has_room_for(self, message: Handoff, subscriber: Subscriber) -> bool:
+        """Count the stream's address, and see whether there are too many."""
+        key = subscriber.address = self._limits.key_of(message.address)
+        of_address = self._subscribers.count_of(key)
+        limit = self._limits.reached(len(self._subscribers), of_address)
+        if limit is None:
+            return True
+        self._warn(
+            limit,
+            "A stream of %r was refused, and is polled: %d are open, %d of its address, and %s is"
+            " reached. If this is a proxy's address, let the application use ProxyFix.",
+            message.address,
+            len(self._subscribers),
+            of_address,
+            limit,
+        )
+        return False
+
+    def _refuse_stream(self, subscriber: Subscriber, message: Handoff) -> None:
+        """Answer a stream like a poll: what is due, when to come back, the end.
+
+        Any status but 200 would end a plain ``EventSource`` for good. What its kernel buffer does
+        not take is not sent: the client comes back from the last whole event.
+        """
         self._counts["refused_streams"] += 1
-        self._warn("full", "A stream was refused: only %d descriptors are left.", self._reserve)
-        if message.retry is not None:
-            try:
-                subscriber.send(eventstream.retry_field(message.retry), platform.DONTWAIT)
-            except OSError as error:
-                logger.debug("The client had gone already: %s", error)
+        try:
+            subscriber.send(b"".join(self._all_due(message).parts), platform.DONTWAIT)
+        except OSError as error:
+            logger.debug("The client had gone already: %s", error)
+        subscriber.drain()
         subscriber.hang_up()
 
-    @property
-    def _reserve(self) -> int:
-        return self._limit - self._ceiling
+    def _learn_limit(self) -> None:
+        """See how many descriptors there may be; somebody may change it (prlimit)."""
+        self._limit = platform.raise_descriptor_limit()
+        # Descriptors are given out from the lowest free one, so a number tells how full it is.
+        self._ceiling = self._limit - min(DESCRIPTOR_RESERVE, self._limit // 4)
 
-    def _count_gap(self, start: opening.Start) -> list[bytes]:
+    def _count_gap(self, start: opening.Start) -> opening.Start:
         self._counts["gaps"] += start.gap is not None
-        return start.parts
+        return start
 
     def _serve_subscriber(
         self,

@@ -7,14 +7,18 @@ put together once for all of them, in the log's order.
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import socket
 from _socket import socket as RawSocket  # noqa: N812
-from collections import deque
+from collections import Counter, deque
 
 from . import platform
+from .buffers import Buffers
 
 FAMILIES = (socket.AF_INET, socket.AF_INET6, platform.AF_UNIX)
+DRAIN_SIZE = 1 << 16  # bytes
 JOIN_SIZE = 1 << 16  # bytes; frames are joined up to here, so that a private copy stays small
 
 
@@ -31,14 +35,17 @@ class Outbox:
         size: Bytes that wait.
         exempt: How many of them belong to the beginning of the stream, which may be longer than
             the limit for live events.
+        final: Whether the stream ends when nothing waits any more.
     """
 
-    __slots__ = ("_parts", "exempt", "size")
+    __slots__ = ("_buffers", "_parts", "exempt", "final", "size")
 
     def __init__(self, parts: list[bytes] | list[memoryview], *, exempt: bool) -> None:
         self._parts: deque[bytes | memoryview] = deque(parts)
         self.size = sum(map(len, parts))
         self.exempt = self.size if exempt else 0
+        self.final = False
+        self._buffers: Buffers | None = None
 
     @property
     def live(self) -> int:
@@ -49,6 +56,22 @@ class Outbox:
         """Let more wait."""
         self._parts.append(data)
         self.size += len(data)
+        if self._buffers is not None:
+            self._buffers.hold(data)
+
+    def count_in(self, buffers: Buffers) -> None:
+        """Count what waits, from now on: it did not leave at once."""
+        self._buffers = buffers
+        for part in self._parts:
+            buffers.hold(part)
+
+    def discard(self) -> None:
+        """Let nothing wait any more."""
+        if self._buffers is not None:
+            for part in self._parts:
+                self._buffers.release(part)
+        self._parts.clear()
+        self.size = self.exempt = 0
 
     def send(self, client: RawSocket) -> int:
         """Send until nothing waits or the kernel takes no more; how many calls that took.
@@ -67,7 +90,10 @@ class Outbox:
             self.size -= sent
             self.exempt = max(0, self.exempt - sent)
             if sent < len(data):
-                self._parts.appendleft(memoryview(data)[sent:])
+                rest = memoryview(data)[sent:]
+                self._parts.appendleft(rest)
+                if self._buffers is not None:
+                    self._buffers.hold(rest)
                 break
         return calls
 
@@ -80,6 +106,9 @@ class Outbox:
         while parts and size + len(parts[0]) <= JOIN_SIZE:
             size += len(parts[0])
             joined.append(parts.popleft())
+        if self._buffers is not None:
+            for part in joined:
+                self._buffers.release(part)
         return first if len(joined) == 1 else b"".join(joined)
 
 
@@ -89,12 +118,20 @@ class Subscriber(RawSocket):
     Attributes:
         group: Who listens to the same channels.
         outbox: What waits because the client reads slowly, or None.
+        tags: Names by which it can be closed.
+        address: Its client's, as :class:`~sidearm.hub.limits.Limits` counts it.
+        seen: When its view ran, as a position's time.
+        expires: When it is too old (a reading of ``time.monotonic()``).
     """
 
-    __slots__ = ("group", "outbox")
+    __slots__ = ("address", "expires", "group", "outbox", "seen", "tags")
 
     group: Group
     outbox: Outbox | None
+    tags: tuple[str, ...]
+    address: bytes
+    seen: int
+    expires: float
 
     @classmethod
     def adopt(cls, descriptor: int) -> Subscriber:
@@ -114,6 +151,10 @@ class Subscriber(RawSocket):
             subscriber.close()
             raise NotAClient(flaw)
         subscriber.outbox = None
+        subscriber.tags = ()
+        subscriber.address = b""
+        subscriber.seen = 0
+        subscriber.expires = math.inf
         return subscriber
 
     def find_flaw(self) -> str | None:
@@ -125,6 +166,14 @@ class Subscriber(RawSocket):
         except OSError as error:
             return f"Its state cannot be read ({error.strerror})."
         return "It listens for connections." if listening else None
+
+    def drain(self) -> None:
+        """Throw away what the client has sent: closing with it unread would be a reset.
+
+        A client may lose what it has not read yet to a reset (RFC 9293, 3.10.4).
+        """
+        with contextlib.suppress(OSError):
+            self.recv(DRAIN_SIZE, platform.DONTWAIT)
 
     def hang_up(self) -> None:
         """End the connection, also where another process holds a copy of the descriptor."""
@@ -156,12 +205,13 @@ class Group:
 class Subscribers:
     """All subscribers, by descriptor and by channel."""
 
-    __slots__ = ("_by_channel", "_by_descriptor", "_groups")
+    __slots__ = ("_by_address", "_by_channel", "_by_descriptor", "_groups")
 
     def __init__(self) -> None:
         self._by_descriptor: dict[int, Subscriber] = {}
         self._by_channel: dict[str, set[Group]] = {}
         self._groups: dict[tuple[str, ...], Group] = {}
+        self._by_address: Counter[bytes] = Counter()
 
     def __len__(self) -> int:
         return len(self._by_descriptor)
@@ -193,8 +243,33 @@ class Subscribers:
         """The groups that listen to a channel."""
         return self._by_channel.get(channel, ())
 
+    def count_of(self, address: bytes) -> int:
+        """How many subscribers have an address that is counted."""
+        return self._by_address.get(address, 0)
+
     def add(self, subscriber: Subscriber, channels: tuple[str, ...]) -> None:
         """Take in a subscriber."""
+        self._join(subscriber, channels)
+        self._by_descriptor[subscriber.fileno()] = subscriber
+        if subscriber.address:
+            self._by_address[subscriber.address] += 1
+
+    def move(self, subscriber: Subscriber, channels: tuple[str, ...]) -> None:
+        """Let a subscriber listen to other channels from now on."""
+        self._part(subscriber)
+        self._join(subscriber, channels)
+
+    def remove(self, subscriber: Subscriber) -> None:
+        """Let go of a subscriber, whose socket is still open."""
+        del self._by_descriptor[subscriber.fileno()]
+        self._part(subscriber)
+        address = subscriber.address
+        if address:
+            self._by_address[address] -= 1
+            if not self._by_address[address]:
+                del self._by_address[address]
+
+    def _join(self, subscriber: Subscriber, channels: tuple[str, ...]) -> None:
         key = tuple(sorted(set(channels)))
         group = self._groups.get(key)
         if group is None:
@@ -203,11 +278,8 @@ class Subscribers:
                 self._by_channel.setdefault(channel, set()).add(group)
         group.members.add(subscriber)
         subscriber.group = group
-        self._by_descriptor[subscriber.fileno()] = subscriber
 
-    def remove(self, subscriber: Subscriber) -> None:
-        """Let go of a subscriber, whose socket is still open."""
-        del self._by_descriptor[subscriber.fileno()]
+    def _part(self, subscriber: Subscriber) -> None:
         group = subscriber.group
         group.members.discard(subscriber)
         if group.members:

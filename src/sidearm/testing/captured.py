@@ -28,12 +28,14 @@ class PublishedEvent:
         text: The data as a client reads it.
         event: The type; ``"message"`` if none was given.
         keep: Whether the history keeps it.
+        end: Whether it is the channel's last.
     """
 
     channel: str
     text: str
     event: str = "message"
     keep: bool = True
+    end: bool = False
 
     @property
     def data(self) -> Any:
@@ -78,7 +80,7 @@ def capture(app: Flask) -> Generator[Captured]:
     >>> with capture(app) as captured:  # doctest: +SKIP
     ...     client.post("/buy/7")
     >>> captured.events  # doctest: +SKIP
-    [PublishedEvent(channel='stock', text='{"id":7,"left":4}', event='sold', keep=True)]
+    [PublishedEvent(channel='stock', text='{"id":7,"left":4}', event='sold', keep=True, end=False)]
 
     Args:
         app: The application; that of a test client is ``client.application``.
@@ -86,8 +88,12 @@ def capture(app: Flask) -> Generator[Captured]:
     captured = Captured()
 
     # Receivers are held weakly by blinker, and by this frame.
-    def see_events(_: Flask, events: Sequence[tuple[str, bytes, bool]], **__: Any) -> None:
-        captured.events += [_published(*event) for event in events]
+    def see_events(
+        _: Flask, events: Sequence[tuple[str, bytes, bool]], ends: Sequence[int] = (), **__: Any
+    ) -> None:
+        captured.events += [
+            _published(*event, number in ends) for number, event in enumerate(events)
+        ]
 
     def see_callback(_: Flask, call: str, **__: Any) -> None:
         captured.callbacks.append(_name_in(call))
@@ -108,9 +114,9 @@ def capture(app: Flask) -> Generator[Captured]:
         yield captured
 
 
-def _published(channel: str, body: bytes, keep: bool) -> PublishedEvent:  # noqa: FBT001 - a tuple's items
+def _published(channel: str, body: bytes, keep: bool, end: bool) -> PublishedEvent:  # noqa: FBT001 - a tuple's items
     event = Parser().feed(body + b"\n")[0]
-    return PublishedEvent(channel, event.data, event.event, keep)
+    return PublishedEvent(channel, event.data, event.event, keep, end)
 
 
 def _name_in(call: str) -> str:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from sidearm.exceptions import ProtocolError
 from sidearm.hub.messages import (
     VERSION,
+    Close,
     Fetch,
     Fetched,
     Figures,
@@ -36,11 +37,12 @@ from sidearm.hub.messages import (
 
 TO_HUB = [
     Hello(VERSION, "publish"),
-    Publish([("a", b"data: \xf0\x9f\x8d\xb5\n", True), ("b", b"", False)]),
+    Publish([("a", b"data: \xf0\x9f\x8d\xb5\n", True), ("b", b"", False)], (1,)),
     Lost(("a", "b")),
-    Handoff(("a",), "p", "l", b"s", 1, 2.5, "203.0.113.7", ("user:7",)),
+    Close("user:7", ("a",), 5),
+    Handoff(("a",), "p", "l", b"s", 1, 2.5, "203.0.113.7", ("user:7",), 60.0),
     Handoff(("a", "b")),
-    Fetch(("a",), "p", None, None, 2000, None),
+    Fetch(("a",), "p", None, None, 2000, None, ("user:7",)),
     Stats(),
     Report(7, "shop"),
     Records(3, [(True, b"{}")], more=True, missed=True),
@@ -125,5 +127,27 @@ def test_newer_worker_may_add_fields() -> None:
     """A field at the end of a message is no new version."""
     import msgspec
 
-    added = msgspec.msgpack.encode(["publish", [["a", b"data: x\n", True]], "something new"])
+    added = msgspec.msgpack.encode(["publish", [["a", b"data: x\n", True]], [], "something new"])
     assert decode_to_hub(added) == Publish([("a", b"data: x\n", True)])
+
+
+def test_older_worker_may_leave_fields_out() -> None:
+    """What a worker of an earlier release sends is understood, with the defaults of what is new."""
+    import msgspec
+
+    publish = msgspec.msgpack.encode(["publish", [["a", b"data: x\n", True]]])
+    assert decode_to_hub(publish) == Publish([("a", b"data: x\n", True)], ())
+    handoff = msgspec.msgpack.encode(
+        ["handoff", ["a"], "p", None, None, 1000, None, "203.0.113.7", []]
+    )
+    assert decode_to_hub(handoff) == Handoff(("a",), "p", retry=1000, address="203.0.113.7")
+    fetch = msgspec.msgpack.encode(["fetch", ["a"], "p", None, None, 2000, None])
+    assert decode_to_hub(fetch) == Fetch(("a",), "p", retry=2000)
+
+
+def test_kind_that_is_unknown_is_refused_by_its_name() -> None:
+    """A message of a later release is no mystery in the log."""
+    import msgspec
+
+    with pytest.raises(ProtocolError, match="'levitate'"):
+        decode_to_hub(msgspec.msgpack.encode(["levitate", 7]))

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from sidearm.hub.position import Clock, Position, parse
+from sidearm.hub.position import Clock, Position, is_end, parse
 
 
 def test_text_is_read_back() -> None:
@@ -59,3 +59,24 @@ def test_reading_of_the_monotonic_clock_becomes_a_position() -> None:
     assert position is not None
     assert position.epoch == hub.epoch
     assert before <= position.time <= hub.now()
+
+
+def test_e7_end_is_a_position_with_a_mark() -> None:
+    """It survives its way through a client, and is known by the channels of its stream."""
+    clock = Clock("0123456789", 0)
+    text = clock.end(255, ("job:7", "user:1"))
+    place = parse(text)
+    assert place is not None
+    assert (place.epoch, place.time, str(place)) == ("0123456789", 255, text)
+    assert is_end(text, ("user:1", "job:7", "job:7"))
+    assert not is_end(text, ("job:7",))
+    assert not is_end(text, ("job:8", "user:1"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "0123456789-ff", "0123456789-ff-end", "0123456789-ff-end-", "0123456789-ff-end-0000000g"],
+)
+def test_e7_anything_else_is_no_end(text: str) -> None:
+    """No id that a client may send by mistake ends its stream."""
+    assert not is_end(text, ("job:7",))

@@ -1,0 +1,115 @@
+"""How streams begin and end: at their last event, by their tag, at their maximum age.
+
+A stream that ends *for good* gets a marked id last. Its client comes back once, as every
+``EventSource`` does, and the view answers 204 to this id (HTML 9.2.3: reestablishing stops). One
+that has grown old gets a plain id, and goes on from there if its view still lets it in.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+
+from . import eventstream, opening
+from .closing import Closings
+from .fanout import Fanout
+from .log import Log
+from .messages import Close, Handoff
+from .subscribers import Subscriber, Subscribers
+
+AGE_SPREAD = 0.1  # of the maximum age: streams that were opened together do not end together
+
+
+class Streams:
+    """The streams' beginnings and ends.
+
+    Args:
+        log: Where their events are.
+        subscribers: Who there is.
+        fanout: Sends to them.
+
+    Attributes:
+        closings: What was closed of late.
+        ended: Streams whose channels had their last event, so far.
+        closed: Streams that were closed by their tag, so far.
+        aged: Streams that reached their maximum age, so far.
+    """
+
+    def __init__(self, log: Log, subscribers: Subscribers, fanout: Fanout) -> None:
+        self._log = log
+        self._subscribers = subscribers
+        self._fanout = fanout
+        self._next = math.inf  # when the first of them is too old, or earlier
+        self.closings = Closings()
+        self.ended = 0
+        self.closed = 0
+        self.aged = 0
+
+    def open(self, subscriber: Subscriber, message: Handoff) -> opening.Start:
+        """Begin a stream, which may be its end, too."""
+        start = opening.begin(self._log, self.closings, message)
+        subscriber.seen = opening.seen_at(self._log, message)
+        subscriber.tags = message.tags
+        if message.max_age is not None:
+            age = message.max_age * (1 - AGE_SPREAD * random.random())  # noqa: S311 - no secret
+            subscriber.expires = time.monotonic() + age
+        self.watch_age(subscriber)
+        self._fanout.open(
+            subscriber, start.channels or message.channels, start.parts, final=start.ended
+        )
+        if start.ended and start.channels:
+            self.ended += 1
+        elif start.ended:
+            self.closed += 1
+        return start
+
+    def watch_age(self, subscriber: Subscriber) -> None:
+        """See to it that a subscriber ends when it is too old."""
+        self._next = min(self._next, subscriber.expires)
+
+    def end(self, channel: str) -> None:
+        """End a channel with its last event, and the streams that have no other."""
+        self._log.end(channel)
+        for group in list(self._subscribers.groups_of(channel)):
+            if self._log.has_ended(group.channels):
+                frame = opening.end(self._log, group.channels)
+                self.ended += self._fanout.finish(group, frame)
+
+    def close(self, message: Close) -> None:
+        """Close streams by their tag, or take channels from them."""
+        time_ns = message.time + self._log.clock.offset
+        self.closings.add(message.tag, message.channels, time_ns)
+        self._fanout.flush()
+        for subscriber in self._subscribers.all():
+            if message.tag in subscriber.tags and subscriber.seen <= time_ns:
+                self._take(subscriber, message.channels)
+
+    def end_aged(self, now: float) -> None:
+        """End the streams that are too old.
+
+        Args:
+            now: A reading of ``time.monotonic()``.
+        """
+        if now < self._next:
+            return
+        self._fanout.flush()
+        frame = eventstream.frame(b"", self._log.clock.text(self._log.mark()))
+        for subscriber in self._subscribers.all():
+            if subscriber.expires <= now:
+                self._fanout.cut(subscriber, frame)
+                self.aged += 1
+        self._next = min((each.expires for each in self._subscribers.all()), default=math.inf)
+
+    def _take(self, subscriber: Subscriber, channels: tuple[str, ...]) -> None:
+        """Take channels from a stream, or all of them."""
+        had = subscriber.group.channels
+        left = tuple(each for each in had if channels and each not in channels)
+        if not left:
+            self._fanout.cut(subscriber, opening.end(self._log, had))
+            self.closed += 1
+        elif left != had:
+            self._subscribers.move(subscriber, left)
+            if self._log.has_ended(left):
+                self._fanout.cut(subscriber, opening.end(self._log, left))
+                self.ended += 1

@@ -30,6 +30,8 @@ CMSG_CLOEXEC: int = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
 _TCP_USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)
 # macOS calls the idle time before the first probe TCP_KEEPALIVE.
 _TCP_KEEPIDLE: int | None = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
+_TCP_KEEPINTVL: int | None = getattr(socket, "TCP_KEEPINTVL", None)
+_TCP_KEEPCNT: int | None = getattr(socket, "TCP_KEEPCNT", None)
 _TCP_DEFER_ACCEPT: int | None = getattr(socket, "TCP_DEFER_ACCEPT", None)
 _LOCAL_PEERCRED = 1  # <sys/un.h> of macOS and the BSDs; Python does not name it
 _OPEN_MAX = 10_240  # what macOS allows where it says "unlimited"
@@ -71,8 +73,15 @@ def tune_client(client: RawSocket, peer_timeout: float, *, probe: bool) -> None:
         client.setsockopt(socket.IPPROTO_TCP, _TCP_USER_TIMEOUT, int(peer_timeout * 1000))
     if probe or _TCP_USER_TIMEOUT is None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if _TCP_KEEPIDLE is not None:
-            client.setsockopt(socket.IPPROTO_TCP, _TCP_KEEPIDLE, max(1, int(peer_timeout)))
+        # Together they make the time; by default only the first probe comes soon, the second 75
+        # seconds later.
+        for option, value in (
+            (_TCP_KEEPIDLE, peer_timeout / 2),
+            (_TCP_KEEPINTVL, peer_timeout / 4),
+            (_TCP_KEEPCNT, 2),
+        ):
+            if option is not None:
+                client.setsockopt(socket.IPPROTO_TCP, option, max(1, int(value)))
 
 
 def defer_accept(listener: socket.socket, seconds: int) -> None:

@@ -166,7 +166,7 @@ def test_h8_streams_are_closed_after_the_commit(client: FlaskClient) -> None:
     client.post("/logout/user:7?fail=1")
     assert mine.connect() == other.connect() == []
     client.post("/logout/user:7")
-    mine.connect()
+    assert mine.connect() == ["you are logged out"]
     mine.connect()
     assert mine.stopped
     assert other.connect() == ["you are logged out"]

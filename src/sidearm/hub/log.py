@@ -127,8 +127,8 @@ class Log:
             return None
         return self.newest(channels, time)
 
-    def newest(self, channels: tuple[str, ...], time: int) -> list[bytes]:
-        """What is still kept of these channels after a time, in order."""
+    def newest(self, channels: tuple[str, ...], time: int, until: int | None = None) -> list[bytes]:
+        """What is still kept of these channels after a time, and up to another, in order."""
         found: list[tuple[int, bytes]] = []
         for channel in channels:
             for entry in reversed(self._channels.get(channel, ())):
@@ -136,7 +136,7 @@ class Log:
                     break
                 found.append(entry)
         found.sort()
-        return [frame for _, frame in found]
+        return [frame for place, frame in found if until is None or place <= until]
 
     def lose(self, channels: tuple[str, ...]) -> int:
         """Note that events of these channels will never come, at the position that is returned.

@@ -59,7 +59,7 @@ class MemoryHub:
         """End the streams with a tag, or take channels from them."""
         time_ns = time.monotonic_ns() + self._log.clock.offset
         with self._lock:
-            self._closings.add(tag, channels, time_ns)
+            self._closings.add(tag, channels, time_ns, self._log.mark())
 
     def handoff(self, message: Handoff, descriptor: int) -> bool:  # noqa: ARG002
         """Decline: a client's socket needs a hub with a process of its own."""

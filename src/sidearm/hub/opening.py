@@ -54,11 +54,15 @@ def end(log: Log, channels: tuple[str, ...]) -> bytes:
 def begin(log: Log, closings: Closings, request: Handoff | Fetch) -> Start:
     """Collect what a stream that opens now has to be sent before the live events."""
     seen = seen_at(log, request)
+    resumed = min(seen, _resumed(log, request))
     # One that is polled lives from answer to answer, so for it the last one's place counts.
-    since = min(seen, _resumed(log, request)) if isinstance(request, Fetch) else seen
+    since = resumed if isinstance(request, Fetch) else seen
     left = closings.left_of(request.channels, request.tags, seen)
-    if not left or closings.closed_since(request.tags, since):
-        return Start([*_retry(request), end(log, request.channels)], None, (), ended=True)
+    closed = closings.closed_at(request.tags, since)
+    if closed is not None or not left:
+        words = log.newest(left, resumed, until=closed)
+        parts = [*_retry(request), *words, end(log, request.channels)]
+        return Start(parts, None, (), ended=True)
     if len(left) < len(request.channels):
         request = msgspec.structs.replace(request, channels=left)
     parts, gap = _first(log, request)

@@ -79,7 +79,7 @@ class Streams:
     def close(self, message: Close) -> None:
         """Close streams by their tag, or take channels from them."""
         time_ns = message.time + self._log.clock.offset
-        self.closings.add(message.tag, message.channels, time_ns)
+        self.closings.add(message.tag, message.channels, time_ns, self._log.mark())
         self._fanout.flush()
         for subscriber in self._subscribers.all():
             if message.tag in subscriber.tags and subscriber.seen <= time_ns:

@@ -103,6 +103,16 @@ def test_the_client_goes_to_the_hub_behind_the_servers_own_head(
     assert connection.received() == HUB_HEAD + COMMENT + b"data: from the hub\n\n"
 
 
+def test_h7_a_client_that_is_lost_on_its_way_knows_when_to_come_back(
+    connection: Connection,
+) -> None:
+    """The worker says it with the head: a hub that dies, or has no room, says nothing more."""
+    body = hand_off(connection.server, connection.give, lambda: ANSWER, b"retry: 1234\n\n")
+    connection.serve(body)
+
+    assert connection.received() == HUB_HEAD + COMMENT + b"retry: 1234\n\n"
+
+
 def test_the_server_is_free_at_once(connection: Connection) -> None:
     """What the server writes or reads after the hand-off ends at once, and reaches nobody."""
     connection.serve(connection.body())

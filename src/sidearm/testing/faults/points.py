@@ -258,10 +258,12 @@ class Points:
             return functools.wraps(callback)(call)
         return _Callback(call, callback)
 
-    def _give(self, original: Callable[..., None], app: Flask, events: list[Any]) -> None:
+    def _give(
+        self, original: Callable[..., None], app: Flask, events: list[Any], ends: tuple[int, ...]
+    ) -> None:
         trace = self.trace
         if trace is None:
-            return original(app, events)
+            return original(app, events, ends)
         waiting = {id(track.event): track for track in trace.held if not track.left}
         now = trace.tick()
         tracks = [track for event in events if (track := waiting.get(id(event))) is not None]
@@ -271,7 +273,7 @@ class Points:
             track.failed = True
         channels = ", ".join(dict.fromkeys(event[0] for event in events))
         trace.come_by(f"sending of events on {channels}", ("send", channels))
-        original(app, events)
+        original(app, events, ends)
         for track in tracks:
             track.failed = False
         for event in events:

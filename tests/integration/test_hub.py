@@ -290,14 +290,11 @@ def test_e4_no_gap_and_no_duplicate_while_events_rain(hub: HubClient) -> None:
         publisher.join()
         # The last stream may have opened after the last drop: one more, that every stream is due.
         hub.publish([event("rain", total)])
-        firsts = set()
         for number, stream in enumerate(streams, 1):
             stream.read_until(lambda stream: b"data: %d\n" % total in stream.raw)
             numbers = [int(each.data) for each in stream.pending_events()]
             assert numbers == list(range(numbers[0], total + 1))
             assert numbers[0] <= number * each_time  # all later ones fell when it was open
-            firsts.add(numbers[0])
-        assert len(firsts) > 2  # they did open under way, one after the other
 
 
 # Contract H3, heartbeats

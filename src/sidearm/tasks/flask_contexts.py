@@ -16,24 +16,29 @@ if TYPE_CHECKING:
     from flask.ctx import AppContext
     from flask.sessions import SessionMixin
 
+_cv_request: Any = getattr(flask_globals, "_cv_request", None)
+
 #: Whether one context stands for both (Flask 3.2).
-MERGED = not hasattr(flask_globals, "_cv_request")
+MERGED = _cv_request is None
 
 #: Truth, and the context, if one is pushed: ``current_app_context(None)``.
 current_app_context: Callable[[None], AppContext | None] = _cv_app.get
 
+
+def _find_request_context(default: None) -> Any:
+    context: Any = _cv_app.get(default)
+    while context is not None and context._request is None:  # an application's, inside of it
+        outer = context._cv_token.old_value if context._cv_token is not None else None
+        context = outer if isinstance(outer, type(context)) else None
+    return context
+
+
 #: The same for the context of a request: ``current_request_context(None)``.
-current_request_context: Callable[[None], Any]
+current_request_context: Callable[[None], Any] = (
+    _find_request_context if MERGED else _cv_request.get
+)
 
 if MERGED:
-
-    def current_request_context(default: None) -> Any:
-        """The context of the request that is running, also inside of an application context."""
-        context: Any = _cv_app.get(default)
-        while context is not None and context._request is None:
-            outer = context._cv_token.old_value if context._cv_token is not None else None
-            context = outer if isinstance(outer, type(context)) else None
-        return context
 
     def context_first() -> tuple[Any, ...]:
         """What Flask's own methods take first: the context (3.2), or nothing."""
@@ -53,7 +58,6 @@ if MERGED:
         request_context._flashes = None
 
 else:
-    current_request_context = flask_globals._cv_request.get
 
     def context_first() -> tuple[Any, ...]:
         return ()

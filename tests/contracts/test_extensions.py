@@ -369,7 +369,7 @@ def test_t4_the_toolbar_shows_the_statements_of_a_task(
 def test_t1_a_claim_where_flask_pushes_the_application_context_is_a_task_of_its_own(
     handled: Flask, ledger: Any, serve: Any
 ) -> None:
-    """There is no request yet; it settles when the context is left, whatever the request does."""
+    """There is no request yet; it settles when the context is left, as the request did."""
     thing = ledger.resource("thing")
 
     def view() -> None:
@@ -383,7 +383,7 @@ def test_t1_a_claim_where_flask_pushes_the_application_context_is_a_task_of_its_
     assert ledger.lines == [
         *("claim thing", "claim thing"),
         *("rollback thing", "release thing"),
-        *("commit thing", "release thing"),
+        *("rollback thing", "release thing"),
     ]
 
 

@@ -23,6 +23,7 @@ FLOORS = (
     "tests/contracts/test_commands.py",
     "tests/contracts/test_extensions.py",
     "tests/contracts/test_footguns.py",
+    "tests/contracts/test_losses.py",
     "tests/contracts/test_outcomes.py",
     "tests/contracts/test_records.py",
     "tests/contracts/test_rounds.py",

@@ -253,3 +253,19 @@ def test_t5_t7_a_swallowed_error_is_no_commit(store: Store, app: Flask, catches:
     else:
         assert (answer.status_code, store.saved(), left) == (200, ["order"], ["mail"])
     assert store.out() == 0
+
+
+def test_t5_a_commit_by_hand_of_what_postgresql_refuses_is_an_error(
+    server: PostgresServer, arm: Sidearm, app: Flask
+) -> None:
+    """It answers COMMIT with ROLLBACK; the line that commits is told, and no callback runs."""
+    store = Store(server, "session", arm)
+    ran: list[str] = []
+    with pytest.raises(TransactionAborted), app.app_context(), arm.task("work"):
+        store.write("order")
+        after_commit(lambda: ran.append("mail"))
+        with pytest.raises(sqlalchemy.exc.DBAPIError):
+            store.get().execute(sqlalchemy.text("SELECT nothing"))
+        store.get().commit()
+    assert (store.saved(), ran, store.out()) == ([], [], 0)
+    store.close()

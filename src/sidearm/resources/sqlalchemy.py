@@ -233,8 +233,13 @@ class SessionClaim(Claim):
     def look_again(self) -> None:
         """Find out whether a transaction is open, where no event has told."""
         self._current = None
-        if self.value.in_transaction():
-            self._current = Transaction(self, wrote=_pending(self.value))
+        if not self.value.in_transaction():
+            return
+        self._current = Transaction(self, wrote=_pending(self.value))
+        # What it has reached already tells of it from now on; of what was written before, nothing.
+        for connection in _connections_of(self.value):
+            self.connected(connection)
+            _listen_to(connection.engine)
 
     def transaction(self) -> Transaction | None:
         return self._current
@@ -246,9 +251,12 @@ class SessionClaim(Claim):
     def savepoint(self) -> SessionSavepoint:
         return SessionSavepoint(self)
 
-    def commit(self) -> None:
+    def refuse_aborted(self) -> None:
+        """Raise if the database would answer a commit with a rollback."""
         for connection, _ in self._connections:
             refuse_aborted_under(connection, self.resource.name)
+
+    def commit(self) -> None:
         self.value.commit()
 
     def rollback(self) -> None:
@@ -334,6 +342,7 @@ def _listen() -> None:
     """Register the listeners, once in a process and not before they are needed."""
     event.listen(Session, "after_transaction_create", _after_transaction_create)
     event.listen(Session, "after_begin", _after_begin)
+    event.listen(Session, "before_commit", _before_commit)
     event.listen(Session, "after_commit", _after_commit)
     event.listen(Session, "after_soft_rollback", _after_soft_rollback)
     event.listen(Session, "after_transaction_end", _after_transaction_end)
@@ -384,10 +393,27 @@ def _after_begin(session: Session, transaction: Any, connection: Any) -> None:
     if claim is None:
         return
     claim.connected(connection)
-    engine = connection.engine
+    _listen_to(connection.engine)
+
+
+def _listen_to(engine: Engine) -> None:
     if engine not in _engines:
         _engines.add(engine)
         event.listen(engine, "after_cursor_execute", _after_cursor_execute)
+
+
+def _connections_of(session: Session) -> list[Any]:
+    """The connections that a session's open transaction has reached."""
+    transaction: Any = session.get_transaction()
+    known: dict[Any, Any] = getattr(transaction, "_connections", {})
+    return list({id(entry[0]): entry[0] for entry in known.values()}.values())
+
+
+def _before_commit(session: Session) -> None:
+    """Refuse also by hand what the database would answer with a rollback."""
+    claim = _claim_of(session)
+    if claim is not None and not session.in_nested_transaction():
+        claim.refuse_aborted()
 
 
 def _after_cursor_execute(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, ClassVar, Literal
 
@@ -37,21 +38,27 @@ class Connection(sqlite3.Connection):
     def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
         """Execute a statement; ``COMMIT`` and ``ROLLBACK`` end the transaction like the methods."""
         before = self.in_transaction
-        try:
+        with _failures(self):
             cursor = super().execute(sql, *parameters)
-        except sqlite3.Error:
-            self.statement_failed(before=before)
-            raise
         self.statement_ended(sql, before=before)
         return cursor
+
+    def executemany(self, sql: str, parameters: Any, /) -> sqlite3.Cursor:
+        """Execute a statement for each set of parameters."""
+        with _failures(self):
+            return super().executemany(sql, parameters)
 
     def executescript(self, sql: str) -> sqlite3.Cursor:
         """Execute a script, before which sqlite3 commits."""
         before = self.in_transaction
         cursor = super().executescript(sql)
         if before:
-            self._tell("commit")
+            self.script_ended()
         return cursor
+
+    def script_ended(self) -> None:
+        """Tell that a script has begun with a commit."""
+        self._tell("commit")
 
     def statement_ended(self, sql: str, *, before: bool) -> None:
         """Tell if a statement has ended the transaction that was open before it."""
@@ -88,15 +95,38 @@ class Cursor(sqlite3.Cursor):
         """Execute a statement; ``COMMIT`` and ``ROLLBACK`` are seen."""
         connection = self.connection
         before = connection.in_transaction
-        try:
+        with _failures(connection):
             super().execute(sql, *parameters)
-        except sqlite3.Error:
-            if isinstance(connection, Connection):
-                connection.statement_failed(before=before)
-            raise
         if isinstance(connection, Connection):
             connection.statement_ended(sql, before=before)
         return self
+
+    def executemany(self, sql: str, parameters: Any, /) -> Cursor:
+        """Execute a statement for each set of parameters."""
+        with _failures(self.connection):
+            super().executemany(sql, parameters)
+        return self
+
+    def executescript(self, sql: str, /) -> Cursor:
+        """Execute a script, before which sqlite3 commits."""
+        connection = self.connection
+        before = connection.in_transaction
+        super().executescript(sql)
+        if before and isinstance(connection, Connection):
+            connection.script_ended()
+        return self
+
+
+@contextmanager
+def _failures(connection: sqlite3.Connection) -> Generator[None]:
+    """See to it that a connection tells what a failing statement has ended."""
+    before = connection.in_transaction
+    try:
+        yield
+    except sqlite3.Error:
+        if isinstance(connection, Connection):
+            connection.statement_failed(before=before)
+        raise
 
 
 class SQLite(Resource):

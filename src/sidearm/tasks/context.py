@@ -20,7 +20,7 @@ from werkzeug.local import LocalProxy
 from ..exceptions import OutsideTask
 from . import outcome
 from .claims import Resource
-from .commands import COMMAND, command_line
+from .commands import COMMAND, CommandLine, command_line
 from .flask_contexts import (
     app_context_of,
     current_app_context,
@@ -40,6 +40,9 @@ TASK = "_sidearm_task"
 
 #: Where an application context has what is to be done first when it is torn down.
 AT_TEARDOWN = "_sidearm_at_teardown"
+
+#: Where an application context has why its request failed, for what is claimed in its teardown.
+FAILED = "_sidearm_failed"
 
 #: Where an application context has its push that has been torn down for good.
 GONE = "_sidearm_gone"
@@ -64,7 +67,7 @@ def find_task(*, create: bool) -> Task | None:
         return None
     request_context = current_request_context(None)
     block = _block.get()
-    if block is not None and block.within is request_context and block.task.app is app_context.app:
+    if block is not None and block.holds(app_context, request_context):
         return block.task
     if request_context is not None and request_context.app is app_context.app:
         task: Task | None = getattr(request_context, TASK, None)
@@ -166,10 +169,10 @@ def reopen(task: Task) -> Round | None:
     request_context: Any = current_request_context(None)
     if getattr(request_context, TASK, None) is not task:
         return None
-    push = push_of(request_context)
-    if push is None or push is task.torn_down:
-        return None
-    with task.lock:
+    with task.moment:
+        push = push_of(request_context)
+        if push is None or push is task.torn_down:
+            return None
         if task.round.state is CLOSED:
             task.new_round("teardown" if task.body is None else "body", task.failed)
         round_: Round = task.round
@@ -204,6 +207,7 @@ class Entered(NamedTuple):
         app_context: The application context that was pushed for it.
         resumes: What brings the outer task's sessions back.
         outer: The block around it.
+        line: The command line that runs.
     """
 
     task: Task
@@ -212,6 +216,15 @@ class Entered(NamedTuple):
     app_context: AppContext
     resumes: list[Callable[[], None]]
     outer: Entered | None
+    line: CommandLine | None
+
+    def holds(self, app_context: AppContext, request_context: Any) -> bool:
+        """Whether it is the innermost around what runs: no request or command began in it since."""
+        return (
+            self.within is request_context
+            and self.task.app is app_context.app
+            and self.line is command_line()
+        )
 
 
 class TaskBlock:
@@ -254,7 +267,13 @@ class TaskBlock:
             raise
         task = Task(app, state, [None, self._name, "task", None, None])
         entered = Entered(
-            task, current_request_context(None), self, app_context, resumes, _block.get()
+            task,
+            current_request_context(None),
+            self,
+            app_context,
+            resumes,
+            _block.get(),
+            command_line(),
         )
         self._entered.append(entered)
         _block.set(entered)

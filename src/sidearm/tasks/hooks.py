@@ -13,8 +13,14 @@ from flask import Flask, got_request_exception, request_started
 
 from . import bodies, outcome
 from .commands import COMMAND, command_line
-from .context import AT_TEARDOWN, GONE, TASK, note_route, reopen
-from .flask_contexts import MERGED, current_app_context, current_request_context, push_of
+from .context import ANSWERED, AT_TEARDOWN, FAILED, GONE, TASK, inherited, note_route, reopen
+from .flask_contexts import (
+    MERGED,
+    app_context_of,
+    current_app_context,
+    current_request_context,
+    push_of,
+)
 from .late import run_late
 from .outcome import Decision
 from .requests import ExceptionWatch, on_got_request_exception, settle_request
@@ -116,11 +122,20 @@ def _around_request_teardown(
     # What a teardown function has claimed is in a round of its own.
     task = getattr(request_context, TASK, None)
     if task is not None:
+        if not MERGED:  # else the functions of the application context are still to come
+            with task.moment:  # a thread that carries the context along may be about to claim
+                task.torn_down = push_of(request_context)
         if task.round.state is OPEN:
             ended_by = raised or _exception_in(args, named)
             errors += _settle_request(task, ended_by, request_context)
-        if not MERGED:  # else the functions of the application context are still to come
-            task.torn_down = push_of(request_context)
+        failed = task.failed
+    else:
+        answered = getattr(request_context, ANSWERED, None)
+        failed = None if answered is None else inherited(answered)
+    if failed is not None and not MERGED:
+        app_context = app_context_of(request_context)
+        if app_context is not None:
+            setattr(app_context, FAILED, failed)
     if errors:
         raise combine(errors)
 
@@ -180,7 +195,7 @@ def _settle_request(
     except BaseException as fatal:  # raised when the teardown functions have run
         errors = [fatal]
     no_response = exc is not None and not isinstance(exc, Exception)
-    if round_.kind != "body" and (no_response or (opened and round_.kind != "teardown")):
+    if round_.kind != "body" and (no_response or (opened and not task.closes)):
         try:
             run_late(task)
         except BaseException as fatal:
@@ -210,7 +225,7 @@ def _settle_context(app_context: Any, exc: BaseException | None) -> list[BaseExc
         line.forget(app_context)
     task = values.get(TASK)
     if task is not None and task.kind == "context":
-        errors += _settle(task, outcome.by_leaving(exc, task))
+        errors += _settle(task, values.get(FAILED) or outcome.by_leaving(exc, task))
         # It is not there any more for what comes: a teardown function, or another push.
         values.pop(TASK, None)
     elif task is not None:  # a request's, which has this context too

@@ -36,6 +36,7 @@ def _committed(items: Sequence[tuple[Task, str, Callable[[], Any], Held]]) -> No
 
 def run_at_close(task: Task, response: Response) -> None:
     """Let a response run, when the server closes it, what its task then has to run."""
+    task.closes = True
     run = functools.partial(run_late, task)
     if response.direct_passthrough:
         # Werkzeug gives such a body to the server as it is, and is never told of its end.

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import operator
 import weakref
 from collections.abc import Callable
 from time import time
@@ -31,15 +32,25 @@ from .task import CLOSED, OPEN, Task, combine
 
 logger = logging.getLogger("sidearm.tasks")
 
+_first = operator.itemgetter(0)
+
+#: Headers that nothing looks at.
+_PLAIN = frozenset(
+    {"Cache-Control", "Content-Length", "Content-Type", "Date", "ETag", "Set-Cookie", "Vary"}
+)
+
 #: Where a snapshot of headers hangs on a request context.
 _HEADERS = "_sidearm_headers"
 
 
 # Every request comes by: a call for each step would cost more than the step.
-def settle_request(response: Response) -> Response:  # noqa: C901
+def settle_request(response: Response) -> Response:  # noqa: C901, PLR0912
     """Settle the request's task: the ``after_request`` function that runs last."""
     request_context: Any = current_request_context(None)
-    response = request_context.app.extensions["sidearm"].last_look(response)
+    looks: TaskState = request_context.app.extensions["sidearm"]
+    # Almost every response has these and no others, which is cheaper to see.
+    if looks.last_look is not None and not _PLAIN.issuperset(map(_first, response.headers)):
+        response = looks.last_look(response)
     task: Task | None = getattr(request_context, TASK, None)
     # A body that is a list is there already, which is cheaper to see than ``is_streamed``.
     streams = type(response.response) is not list and is_streamed(response)
@@ -113,7 +124,9 @@ def _commit_failed(
         logger.exception("Task %r: the session could not be opened again.", task.name)
         errors.append(exc)
     original = getattr(request_context, _HEADERS, None)
-    answer: Response = task.state.last_look(app.make_response(_answer_for(app, errors)))
+    answer: Response = app.make_response(_answer_for(app, errors))
+    if task.state.last_look is not None:
+        answer = task.state.last_look(answer)
     response.close()
     if original is not None:
         _pass_headers_on(original, response, answer)

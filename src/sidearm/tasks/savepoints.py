@@ -6,6 +6,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from ..exceptions import TaskSettled
+from .outcome import Decision
 
 if TYPE_CHECKING:
     from .callbacks import Held
@@ -83,5 +84,9 @@ class TaskSavepoint:
         round_.let_go(leaving)
         if errors:
             # What could not be undone must not be saved with the rest.
-            self._task.doom("a savepoint could not be rolled back")
+            rule = "a savepoint could not be rolled back"
+            if round_.kind in ("callback", "teardown"):
+                round_.decided = Decision(False, rule)
+            else:
+                self._task.doom(rule)
             raise BaseExceptionGroup("A savepoint could not be rolled back.", errors)

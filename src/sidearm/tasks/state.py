@@ -34,8 +34,8 @@ class TaskState:
         first_request: The receiver that places them for good; kept here, since signals do not.
         watch: What stands in the place of ``app.handle_user_exception``.
         run_late: Runs what waited for the end of a task's response.
-        last_look: Given every response when ``after_request`` functions have seen it, before its
-            task settles; what it returns leaves in its place.
+        last_look: Given a response with unusual headers when ``after_request`` functions have seen
+            it, before its task settles; what it returns leaves in its place.
         reopen: Gives a task that has settled another round, if something will settle that.
     """
 
@@ -51,7 +51,7 @@ class TaskState:
         self._by_status: dict[int, outcome.Decision] = {}
         self.watch: object = None
         self.run_late: Callable[[Task], None]
-        self.last_look: Callable[[Response], Response] = _leave_alone
+        self.last_look: Callable[[Response], Response] | None = None
         self.reopen: Callable[[Task], Round | None]
 
     def decide(self, status: int) -> outcome.Decision:
@@ -61,10 +61,6 @@ class TaskState:
             decision = outcome.by_status(status, self.fail_statuses)
             self._by_status[status] = decision
         return decision
-
-
-def _leave_alone(response: Response) -> Response:
-    return response
 
 
 def the_app(what: str, among: weakref.WeakSet[Flask] = apps) -> Flask:

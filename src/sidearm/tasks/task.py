@@ -67,6 +67,7 @@ class Task:
         failed: Why its later rounds are rolled back, once its work was.
         body: What the body of its response does, while that is being made and sent.
         torn_down: Which push of its context has been torn down for good.
+        closes: Whether its response runs what is late when the server closes it.
     """
 
     # Class attributes stand for what most tasks leave as it is: each request makes a task.
@@ -78,6 +79,7 @@ class Task:
     failed: Decision | None = None
     body: str | None = None
     torn_down: object = None
+    closes = False
 
     def __init__(self, app: Any, state: Any, facts: Facts) -> None:
         self.app = app
@@ -518,7 +520,8 @@ class Round:
         self.state = LEAVING
         fatal: BaseException | None = None
         if self.held:
-            if not decision.commit or self.follows or self.mirrors or self.parent is not None:
+            by_one = self.follows or self.can_look or self.mirrors or self.parent is not None
+            if by_one or not decision.commit:
                 fatal = self._let_leave(decision)
             else:  # all of them, as almost always
                 held, self.held = self.held, []
@@ -532,7 +535,10 @@ class Round:
             try:
                 claim.release()
             except BaseException as exc:
-                self._release_failed(claim, exc, errors, after_commit=decision.commit)
+                try:
+                    self._release_failed(claim, exc, errors, after_commit=decision.commit)
+                except BaseException as raised:  # of a receiver: nothing else is skipped
+                    fatal = fatal or raised
         self.state = CLOSED
         self._record(decision, claims)
         # A round that is over holds nothing, so that its task is freed with its last reference.
@@ -735,9 +741,7 @@ class Round:
         task = self.task
         before = task.round
         shares = self.follows or self.can_look or self.parent is not None
-        # A round that has committed, and whose drivers only answer, has nothing unsaved.
-        looks = shares and (self.follows or self.parent is not None or self.state is OPEN)
-        writes = self._unsaved() if looks else _NONE
+        writes = self._unsaved() if shares else _NONE
         error: BaseException | None = None
         if self.state is OPEN:  # a transaction was ended by hand, and more may follow it
             task.round = Round.of_callback(self)
@@ -773,7 +777,9 @@ class Round:
         for claim in writes:
             if claim.round is not round_:
                 round_.use(claim)
-        if error is None:
+        if round_.decided is not None:
+            decision = round_.decided
+        elif error is None:
             decision = Decision(True, "the callback returned")
         else:
             decision = Decision(False, f"exception {_type_name(error)}")

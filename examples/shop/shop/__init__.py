@@ -6,15 +6,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from flask import Flask, Response
+from flask_wtf import CSRFProtect
 
-from sidearm import Sidearm
-
+from . import account_views, database, errors, seed, views
 from . import config as configuration
-from . import database, errors, seed, views
-from .database import db
+from .accounts import login_manager
+from .database import arm, db
 
-arm = Sidearm()
-arm.use(db, commit="task")
+csrf = CSRFProtect()
 
 # Everything that the pages need comes from the shop itself, so the browser may refuse the rest.
 CONTENT_SECURITY_POLICY = (
@@ -35,16 +34,20 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     configuration.load(app, config or {})
     db.init_app(app)
     arm.init_app(app)
+    csrf.init_app(app)
+    # Its context processor would ask the database for each page, also for that of a broken one.
+    login_manager.init_app(app, add_context_processor=False)
     database.prepare(app)
     errors.register(app)
     app.register_blueprint(views.shop)
+    app.register_blueprint(account_views.account)
     app.cli.add_command(seed.seed)
     app.after_request(_add_headers)
     return app
 
 
 def _add_headers(response: Response) -> Response:
-    response.headers.setdefault("Content-Security-Policy", CONTENT_SECURITY_POLICY)
+    response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
     response.headers.setdefault("X-Content-Type-Options", "nosniff")
     response.headers.setdefault("Referrer-Policy", "same-origin")
     if response.mimetype == "text/html":

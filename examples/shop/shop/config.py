@@ -3,7 +3,11 @@
 ======================  ===================================================================
 ``SHOP_DATABASE_URL``   where the data is; ``sqlite:///shop.db`` lies in the instance folder,
                         ``postgresql://user:password@host/name`` wants psycopg 3
-``SHOP_SECRET_KEY``     signs the session; without it a random key is kept in that folder
+``SHOP_ORIGIN``         where the shop is, such as ``https://shop.example``: for links in mails, and
+                        for what is a page of the shop. Without it the shop answers to
+                        ``localhost`` and ``127.0.0.1`` only
+``SHOP_SECRET_KEY``     signs the session and the links in mails, at least 16 bytes; without it a
+                        random key is kept in that folder
 ``SHOP_SMTP_URL``       ``smtp://host:port`` or ``smtps://user:password@host``; without it mails
                         go to a mailbox that the shop shows at ``/mailbox``
 ``SHOP_MAIL_FROM``      the sender of these mails
@@ -29,10 +33,13 @@ from .mail import parse_smtp_url
 
 DEFAULTS = {
     "SHOP_DATABASE_URL": "sqlite:///shop.db",
+    "SHOP_ORIGIN": None,
     "SHOP_SECRET_KEY": None,
     "SHOP_SMTP_URL": None,
     "SHOP_MAIL_FROM": "Sidearm Outfitters <orders@outfitters.example>",
 }
+
+LOCAL_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
 
 BUSY_TIMEOUT = 15.0  # seconds that one SQLite writer waits for another
 ENGINE_OPTIONS: dict[str, dict[str, Any]] = {
@@ -53,8 +60,13 @@ def load(app: Flask, chosen: Mapping[str, Any]) -> None:
     app.config.from_prefixed_env()
     for key, default in DEFAULTS.items():
         app.config[key] = os.environ.get(key, default)
-    app.config.update(SESSION_COOKIE_SAMESITE="Lax", SESSION_COOKIE_NAME="outfitters")
+    app.config.update(
+        SESSION_COOKIE_SAMESITE="Lax",
+        SESSION_COOKIE_NAME="outfitters",
+        WTF_CSRF_TIME_LIMIT=None,  # as long as the session: a page may stay open over lunch
+    )
     app.config.update(chosen)
+    _set_origin(app)
 
     Path(app.instance_path).mkdir(parents=True, exist_ok=True)
     url = parse_database_url(app.config["SHOP_DATABASE_URL"])
@@ -63,6 +75,16 @@ def load(app: Flask, chosen: Mapping[str, Any]) -> None:
     if app.config["SECRET_KEY"] is None:
         app.config["SECRET_KEY"] = app.config["SHOP_SECRET_KEY"] or _kept_key(app.instance_path)
     app.extensions["shop_smtp"] = parse_smtp_url(app.config["SHOP_SMTP_URL"])
+
+
+def _set_origin(app: Flask) -> None:
+    """Say where the shop is, so that no request can choose the host of a link in a mail."""
+    origin = app.config["SHOP_ORIGIN"]
+    if origin:
+        app.config.setdefault("SIDEARM_ORIGIN", origin)
+        app.config["SESSION_COOKIE_SECURE"] = str(origin).startswith("https:")
+    elif not app.config.get("SIDEARM_ORIGIN") and not app.config["SERVER_NAME"]:
+        app.config["TRUSTED_HOSTS"] = app.config["TRUSTED_HOSTS"] or LOCAL_HOSTS
 
 
 def parse_database_url(url: str) -> URL:

@@ -1,12 +1,17 @@
-"""The one form of the shop, and what may be wrong with it."""
+"""The shop's forms, and what may be wrong with them."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from flask_wtf import FlaskForm
+from wtforms import BooleanField, EmailField, Field, HiddenField, PasswordField, StringField
+from wtforms.validators import InputRequired, Length, StopValidation, ValidationError
 
 MOST_AT_ONCE = 99
+SHORTEST_PASSWORD = 10  # characters
+LONGEST_PASSWORD = 200  # characters
 
 # The addresses that people have, which are fewer than those that RFC 5321 allows: no quoted local
 # part, no address literal. What passes is printable ASCII without a space, comma or bracket, so it
@@ -24,50 +29,89 @@ def parse_email_address(text: str) -> str | None:
     return f"{match['local']}@{match['domain'].lower()}"
 
 
-@dataclass
-class PurchaseForm:
-    """What somebody typed, kept as typed so that a page can show it again.
+class Address:
+    """A validator: the field holds an address that the shop can write to.
 
-    Attributes:
-        errors: A sentence for each field that is wrong; empty if all is well.
+    Args:
+        missing: What to say if it is empty.
     """
 
-    email: str = ""
-    quantity: str = "1"
-    fail: bool = False
-    errors: dict[str, str] = field(default_factory=dict)
+    field_flags: ClassVar = {"required": True, "maxlength": 254}
 
-    @classmethod
-    def read(cls, values: Mapping[str, str]) -> PurchaseForm:
-        """Take the fields of a request, and check them."""
-        form = cls(
-            email=values.get("email", "").strip(),
-            quantity=values.get("quantity", "").strip(),
-            fail=values.get("fail") == "yes",
-        )
-        form.check()
-        return form
+    def __init__(self, missing: str) -> None:
+        self.missing = missing
 
-    def check(self) -> None:
-        """Fill :attr:`errors`."""
-        if not self.email:
-            self.errors["email"] = "Please tell us where to send the confirmation."
-        elif parse_email_address(self.email) is None:
-            self.errors["email"] = "That does not look like an address such as ada@example.org."
-        if not re.fullmatch(r"[0-9]{1,4}", self.quantity):
-            self.errors["quantity"] = "Please give a whole number."
-        elif not 1 <= int(self.quantity) <= MOST_AT_ONCE:
-            self.errors["quantity"] = f"Please choose between 1 and {MOST_AT_ONCE}."
+    def __call__(self, _form: FlaskForm, field: Field) -> None:
+        """Check a field."""
+        if not field.data:
+            raise StopValidation(self.missing)
+        if parse_email_address(field.data) is None:
+            raise ValidationError("That does not look like an address such as ada@example.org.")
+
+
+def check_quantity(_form: FlaskForm, field: Field) -> None:
+    """A validator: a whole number of pieces that one purchase may have."""
+    if not re.fullmatch(r"[0-9]{1,4}", field.data or ""):
+        raise ValidationError("Please give a whole number.")
+    if not 1 <= int(field.data) <= MOST_AT_ONCE:
+        raise ValidationError(f"Please choose between 1 and {MOST_AT_ONCE}.")
+
+
+def _stripped(text: Any) -> Any:
+    return text.strip() if isinstance(text, str) else text
+
+
+class AddressForm(FlaskForm):
+    """Asks for an address, and nothing else."""
+
+    email = EmailField("E-mail", [Address("Please give your e-mail address.")], filters=[_stripped])
 
     @property
     def address(self) -> str:
         """The checked address; only to be asked of a form without errors."""
-        address = parse_email_address(self.email)
+        address = parse_email_address(self.email.data or "")
         if address is None:
-            raise ValueError(f"{self.email!r} is no address. Look at errors first.")
+            raise ValueError(f"{self.email.data!r} is no address. Look at errors first.")
         return address
+
+
+class PurchaseForm(AddressForm):
+    """What somebody who buys has to say."""
+
+    email = EmailField(
+        "E-mail for the confirmation",
+        [Address("Please tell us where to send the confirmation.")],
+        filters=[_stripped],
+    )
+    # A text, so that a page can show again what was typed.
+    quantity = StringField("How many", [check_quantity], default="1", filters=[_stripped])
+    fail = BooleanField()
 
     @property
     def count(self) -> int:
         """The checked quantity; only to be asked of a form without errors."""
-        return int(self.quantity)
+        return int(self.quantity.data or "")
+
+
+class LogInForm(FlaskForm):
+    """Address and password; ``next`` is where somebody wants to go, and not to be trusted."""
+
+    email = EmailField("E-mail", [InputRequired("Please give your e-mail address.")])
+    password = PasswordField("Password", [InputRequired("Please give your password.")])
+    next = HiddenField()
+
+
+class PasswordForm(FlaskForm):
+    """A new password. It is typed once: browsers show it, and can invent one."""
+
+    password = PasswordField(
+        "New password",
+        [
+            InputRequired("Please choose a password."),
+            Length(
+                SHORTEST_PASSWORD,
+                LONGEST_PASSWORD,
+                f"Please take {SHORTEST_PASSWORD} to {LONGEST_PASSWORD} characters.",
+            ),
+        ],
+    )

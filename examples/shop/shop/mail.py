@@ -7,9 +7,12 @@ import ssl
 from dataclasses import dataclass, field
 from email.message import EmailMessage
 from email.utils import formatdate, make_msgid
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from flask import current_app
+from flask import current_app, render_template
+
+from sidearm import after_commit
 
 from .database import db
 from .models import Mail
@@ -109,3 +112,19 @@ def send_mail(recipient: str, subject: str, body: str) -> None:
         db.session.add(Mail(recipient=recipient, subject=subject, body=body))
     else:
         server.send(message)
+
+
+def mail_after_commit(recipient: str, subject: str, template: str, **values: Any) -> None:
+    """Send a mail once the current work has committed. Its text is made now.
+
+    Args:
+        recipient: As for :func:`send_mail`.
+        subject: As for :func:`send_mail`.
+        template: Of the text.
+        values: For the template.
+    """
+    body = render_template(template, **values)
+
+    @after_commit
+    def send() -> None:
+        send_mail(recipient, subject, body)

@@ -1,11 +1,11 @@
-"""What the shop remembers: products, customers, their orders, and mails that nobody had to send."""
+"""What the shop remembers: products, customers, accounts, orders, and mails that nobody sent."""
 
 from __future__ import annotations
 
 import secrets
 from datetime import UTC, datetime
 
-from sqlalchemy import CheckConstraint, ForeignKey, String
+from sqlalchemy import CheckConstraint, ForeignKey, Index, String, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from .database import Base
@@ -21,6 +21,11 @@ def _now() -> datetime:
 
 def _number() -> str:
     return secrets.token_urlsafe(9)  # an order's page shows an address: it must not be guessable
+
+
+def new_key() -> str:
+    """A key that nobody can guess, for the sessions of an account."""
+    return secrets.token_urlsafe(24)
 
 
 class Category(Base):
@@ -71,6 +76,49 @@ class Customer(Base):
     orders: Mapped[list[Order]] = relationship(back_populates="customer")
 
 
+class Account(Base):
+    """Somebody who can log in.
+
+    Attributes:
+        password_hash: ``None`` until the link in the mail was followed.
+        session_key: By what a session finds its account. A new one ends all sessions.
+    """
+
+    __tablename__ = "accounts"
+    # An address in other capitals is the same account.
+    __table_args__ = (Index("one_account_per_address", text("lower(email_address)"), unique=True),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    email_address: Mapped[str] = mapped_column(String(254))
+    password_hash: Mapped[str | None] = mapped_column(String(255))
+    session_key: Mapped[str] = mapped_column(String(40), unique=True, default=new_key)
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it was activated."""
+        return self.password_hash is not None
+
+    # What Flask-Login asks, beside is_active.
+    is_authenticated = True
+    is_anonymous = False
+
+    def get_id(self) -> str:
+        """What is kept in the session."""
+        return self.session_key
+
+
+class AccountOrder(Base):
+    """An order that was made by somebody who was logged in.
+
+    A table of its own, so that databases from before there were accounts need no other change.
+    """
+
+    __tablename__ = "account_orders"
+
+    order_id: Mapped[int] = mapped_column(ForeignKey("orders.id"), primary_key=True)
+    account_id: Mapped[int] = mapped_column(ForeignKey("accounts.id"), index=True)
+
+
 class Order(Base):
     """One purchase of one product.
 
@@ -90,6 +138,7 @@ class Order(Base):
     product_id: Mapped[int] = mapped_column(ForeignKey("products.id"), index=True)
     customer: Mapped[Customer] = relationship(back_populates="orders", lazy="joined")
     product: Mapped[Product] = relationship(lazy="joined")
+    account: Mapped[Account | None] = relationship(secondary="account_orders", viewonly=False)
 
     @property
     def total(self) -> int:

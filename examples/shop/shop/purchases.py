@@ -6,15 +6,12 @@ from typing import Any
 
 from flask import render_template
 from sqlalchemy import select, update
-from sqlalchemy.dialects import postgresql, sqlite
 
 from sidearm import after_commit, publish
 
-from .database import db
+from .database import db, insert_if_new
 from .mail import send_mail
-from .models import Customer, Order, Product
-
-_INSERTS: dict[str, Any] = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
+from .models import Account, Customer, Order, Product
 
 
 class SoldOut(Exception):
@@ -53,25 +50,30 @@ def take(product: Product, quantity: int) -> None:
 def customer_for(email_address: str) -> Customer:
     """The customer with this address, who may be a new one.
 
-    Two first purchases with one address may come at once, so this inserts first and looks then.
-
     Args:
         email_address: A checked one; see :func:`shop.forms.parse_email_address`.
     """
-    insert = _INSERTS[db.engine.dialect.name]
-    row = insert(Customer).values(email_address=email_address)
-    db.session.execute(row.on_conflict_do_nothing())
+    insert_if_new(Customer, email_address=email_address)
     return db.session.scalars(select(Customer).filter_by(email_address=email_address)).one()
 
 
-def purchase_product(product: Product, customer: Customer, quantity: int = 1) -> Order:
+def purchase_product(
+    product: Product, customer: Customer, quantity: int = 1, account: Account | None = None
+) -> Order:
     """Sell some pieces of a product. The caller's task commits; nobody hears of it before.
+
+    Args:
+        product: What is sold.
+        customer: Who gets the mail.
+        quantity: How many pieces.
+        account: Who finds the order among their own, if somebody is logged in.
 
     Raises:
         SoldOut: There are not enough.
     """
     take(product, quantity)
     order = Order(customer=customer, product=product, quantity=quantity, price=product.price)
+    order.account = account
     db.session.add(order)
     db.session.flush()
 

@@ -19,6 +19,7 @@ from sqlalchemy import Select, select
 
 from sidearm import EventStream, event_stream
 
+from .accounts import logged_in_account
 from .database import db
 from .errors import FailedHalfWay
 from .forms import MOST_AT_ONCE, PurchaseForm
@@ -117,7 +118,8 @@ def _matching(category: Category | None, words: str) -> Select[tuple[Product]]:
 @shop.get("/products/<slug>")
 def product(slug: str) -> str:
     """One product, its live stock, and the form to buy it."""
-    form = PurchaseForm(email=session.get("email", ""))
+    account = logged_in_account()
+    form = PurchaseForm(email=account.email_address if account else session.get("email", ""))
     return _product_page(_find_product(slug), form)
 
 
@@ -125,18 +127,20 @@ def product(slug: str) -> str:
 def buy(slug: str) -> Any:
     """Buy, and go to the order's page; or show the form again, saying what is wrong."""
     product = _find_product(slug)
-    form = PurchaseForm.read(request.form)
-    if form.errors:
+    form = PurchaseForm()
+    if not form.validate():
         return _product_page(product, form), 422
     try:
-        order = purchase_product(product, customer_for(form.address), form.count)
+        order = purchase_product(
+            product, customer_for(form.address), form.count, logged_in_account()
+        )
     except SoldOut as sold_out:
         left = sold_out.product.stock
-        form.errors["quantity"] = (
+        form.quantity.errors = [
             f"There are only {left} left. Somebody was faster." if left else "Just sold out. Sorry!"
-        )
+        ]
         return _product_page(product, form), 409
-    if form.fail:
+    if form.fail.data:
         raise FailedHalfWay(product.id, form.count)
     session["email"] = form.address
     return redirect(url_for("shop.order", number=order.number), 303)
@@ -174,6 +178,7 @@ def mailbox() -> str:
 @shop.get("/streams/shop")
 def stream() -> EventStream:
     """The news of all pages: stock, and what was just sold."""
+    # HERE: with tags, event_stream("stock", "sold", tags=...), log_out can close a user's streams.
     return event_stream("stock", "sold")
 
 

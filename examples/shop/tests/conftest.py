@@ -103,7 +103,7 @@ def make_app(
             config.setdefault("SHOP_DATABASE_URL", database_url)
         elif not empty and not (tmp_path / "shop.db").exists():
             shutil.copy(seeded_database, tmp_path / "shop.db")
-        app = create_app({"TESTING": True, **config})
+        app = create_app({"TESTING": True, "WTF_CSRF_ENABLED": False, **config})
         app.jinja_env.bytecode_cache = compiled_templates
         apps.append(app)
         return app

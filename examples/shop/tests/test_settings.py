@@ -56,10 +56,10 @@ def test_the_key_is_made_once_and_private(tmp_path: Path) -> None:
 
 def test_the_environment_chooses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Variables go before the defaults, and what is given in code before both."""
-    monkeypatch.setenv("SHOP_SECRET_KEY", "1234")
+    monkeypatch.setenv("SHOP_SECRET_KEY", "0123456789abcdef")
     monkeypatch.setenv("SHOP_DATABASE_URL", "sqlite:///other.db")
     app = create_app()
-    assert app.secret_key == "1234"  # noqa: S105
+    assert app.secret_key == "0123456789abcdef"
     assert str(app.config["SQLALCHEMY_DATABASE_URI"]) == "sqlite:///other.db"
     assert not (tmp_path / "secret_key").exists()
     app = create_app({"SHOP_DATABASE_URL": "sqlite:///third.db"})

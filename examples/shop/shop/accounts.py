@@ -15,7 +15,7 @@ from flask_login import LoginManager, current_user, login_user, logout_user
 from sqlalchemy import func, select
 from werkzeug.security import check_password_hash, generate_password_hash
 
-from sidearm import external_url_for
+from sidearm import close_streams, external_url_for
 
 from .database import arm, db, insert_if_new
 from .mail import mail_after_commit
@@ -116,7 +116,8 @@ def forget_password(address: str) -> None:
 
 
 def set_password(account: Account, password: str) -> None:
-    """Give an account a password, and end the sessions that the old one has opened."""
+    """Give an account a password, and end the sessions and streams that the old one has opened."""
+    close_streams(account.stream_tag)
     account.password_hash = generate_password_hash(password)
     account.session_key = new_key()
 
@@ -143,6 +144,9 @@ def begin_session(account: Account) -> None:
 
 
 def end_session() -> None:
-    """Log out."""
+    """Log out, and close the streams of whoever it was."""
+    account = logged_in_account()
+    if account is not None:
+        close_streams(account.stream_tag)
     logout_user()
     session.clear()

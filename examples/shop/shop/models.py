@@ -98,6 +98,11 @@ class Account(Base):
         """Whether it was activated."""
         return self.password_hash is not None
 
+    @property
+    def stream_tag(self) -> str:
+        """The tag of the streams that this account has open."""
+        return f"account:{self.id}"
+
     # What Flask-Login asks, beside is_active.
     is_authenticated = True
     is_anonymous = False

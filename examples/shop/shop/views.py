@@ -178,8 +178,8 @@ def mailbox() -> str:
 @shop.get("/streams/shop")
 def stream() -> EventStream:
     """The news of all pages: stock, and what was just sold."""
-    # HERE: with tags, event_stream("stock", "sold", tags=...), log_out can close a user's streams.
-    return event_stream("stock", "sold")
+    account = logged_in_account()
+    return event_stream("stock", "sold", tags=[account.stream_tag] if account else [])
 
 
 @shop.get("/stock.json")

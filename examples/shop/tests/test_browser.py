@@ -10,6 +10,7 @@ import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlencode
 
 import pytest
 
@@ -236,3 +237,39 @@ def test_the_shop_on_a_phone(open_window: OpenWindow) -> None:
     for path in ("/", "/?category=fire&q=fire", "/products/storm-lantern", "/mailbox"):
         page.goto(path)
         assert page.evaluate("document.documentElement.scrollWidth") <= 340, path
+
+
+def test_d1_a_hostile_next_ends_on_the_shop(open_window: OpenWindow, server: UpServer) -> None:
+    """Sign up by the mail's link, log out, and log in by a link that asks for another site."""
+    address = "grace@example.org"
+    page = open_window("/sign-up")
+    page.get_by_label("E-mail").fill(address)
+    page.get_by_role("button", name="Send me the link").click()
+    page.get_by_role("heading", name="Look into your mail").wait_for()
+    page.goto("/mailbox")
+    page.locator("pre a[href*='/activate/']").first.click()
+    page.get_by_label("New password").fill("correct horse battery")
+    page.get_by_role("button", name="Activate my account").click()
+    page.get_by_role("heading", name="My orders").wait_for()
+    other = open_window("/products/storm-lantern")
+
+    left: list[str] = []
+    for target in (
+        "//evil.example",
+        "/\\evil.example",
+        "https://evil.example",
+        "http:evil.example",
+    ):
+        page.get_by_role("button", name="Log out").click()
+        page.get_by_text("You are logged out.").wait_for()
+        page.on("request", lambda request: left.append(request.url))
+        page.goto("/log-in?" + urlencode({"next": target}))
+        page.get_by_label("E-mail").fill(address)
+        page.get_by_label("Password", exact=True).fill("correct horse battery")
+        page.get_by_role("button", name="Log in").click()
+        page.get_by_role("heading", name="My orders").wait_for()
+        assert page.url == f"{server.url}/orders", target
+    assert [url for url in left if not url.startswith(f"{server.url}/")] == []
+    other.locator("#live-state[data-state=live]").wait_for()
+    page.get_by_role("button", name="Log out").click()
+    page.get_by_text("You are logged out.").wait_for()

@@ -332,6 +332,33 @@ def test_a_session_is_new_after_log_in(app: Flask, client: FlaskClient, account:
     assert client.get("/log-out").status_code == 405, "a picture on another site logs people out"
 
 
+@pytest.mark.parametrize("way", ["log out", "new password"])
+def test_e_logging_out_closes_the_accounts_streams(
+    app: Flask, client: FlaskClient, account: str, mailed_link: Callable[..., str], way: str
+) -> None:
+    """A stream of the account ends, wherever it is open; a stranger's goes on."""
+    other, stranger = app.test_client(), app.test_client()
+    log_in(client)
+    log_in(other)
+
+    def poll(browser: FlaskClient, position: str) -> Any:
+        return browser.get("/streams/shop", query_string={"last_event_id": position})
+
+    def last_id(answer: Any) -> str:
+        return str(answer.text.rpartition("id: ")[2].strip())
+
+    opened = {browser: last_id(browser.get("/streams/shop")) for browser in (other, stranger)}
+    link = mailed_link("/forgotten") if way == "new password" else ""
+    if way == "log out":
+        client.post("/log-out")
+    else:
+        client.post(link, data={"password": OTHER})
+        log_in(other, password=OTHER)
+    ended = poll(other, opened[other])
+    assert poll(other, last_id(ended)).status_code == 204
+    assert poll(stranger, last_id(poll(stranger, opened[stranger]))).status_code == 200
+
+
 def test_log_in_tells_nobody_who_has_an_account(
     app: Flask, client: FlaskClient, account: str
 ) -> None:

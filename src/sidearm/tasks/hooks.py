@@ -38,8 +38,8 @@ def install(app: Flask) -> None:
     state.reopen = reopen
     apps.add(app)
     got_request_exception.connect(on_got_request_exception, app)
-    _wrap(app, "do_teardown_request", _around_request_teardown)
-    _wrap(app, "do_teardown_appcontext", _around_context_teardown)
+    app.do_teardown_request = _watch_request_teardown(app)  # type: ignore[method-assign]
+    app.do_teardown_appcontext = _watch_context_teardown(app)  # type: ignore[method-assign]
     app.after_request_funcs.setdefault(None, []).insert(0, settle_request)
     state.first_request = FirstRequest()
     request_started.connect(state.first_request, app)
@@ -82,52 +82,52 @@ def _place(app: Flask) -> None:
 # -- teardown
 
 
-def _wrap(
-    app: Flask,
-    name: str,
-    around: Callable[[Callable[..., None], tuple[Any, ...], dict[str, Any]], None],
-) -> None:
-    """Put something around a method of an application, which calls its teardown functions.
+def _watch_request_teardown(app: Flask) -> Callable[..., None]:
+    """``app.do_teardown_request``, around all functions that it calls.
 
+    It settles what a request left open: it was pushed by hand, or a ``BaseException`` ended it.
     A teardown function of our own would cost four times as much in every request. Others' would run
     before it, one that raises would skip it, and what they claim would be settled by nobody.
     """
     reference = weakref.ref(app)  # an application must be freed with its last reference
-    inner: Callable[..., None] | None = app.__dict__.get(name)
-    of_class = getattr(Flask, name)
+    inner: Callable[..., None] | None = app.__dict__.get("do_teardown_request")
 
-    @functools.wraps(of_class)
-    def method(*args: Any, **named: Any) -> None:
+    @functools.wraps(Flask.do_teardown_request)
+    def do_teardown_request(*args: Any, **named: Any) -> None:
         app: Any = reference()
-        around(inner or functools.partial(getattr(type(app), name), app), args, named)
-
-    setattr(app, name, method)
-
-
-def _around_request_teardown(
-    own: Callable[..., None], args: tuple[Any, ...], named: dict[str, Any]
-) -> None:
-    """Settle what a request left open: it was pushed by hand, or a ``BaseException`` ended it."""
-    request_context = current_request_context(None)
-    task: Task | None = getattr(request_context, TASK, None)
-    errors: list[BaseException] = []
-    if task is not None and (task.round.state is OPEN or task.late):
-        errors = _settle_request(task, _exception_in(args, named), request_context)
-    raised: BaseException | None = None
-    try:
-        own(*args, **named)
-    except BaseException as exc:
-        raised = exc
-        errors.append(exc)
-    # What a teardown function has claimed is in a round of its own.
-    task = getattr(request_context, TASK, None)
-    if task is not None:
-        if not MERGED:  # else the functions of the application context are still to come
+        request_context = current_request_context(None)
+        task: Task | None = getattr(request_context, TASK, None)
+        errors: list[BaseException] = []
+        if task is not None and (task.round.state is OPEN or task.late):
+            errors = _settle_request(task, _exception_in(args, named), request_context)
+        raised: BaseException | None = None
+        try:
+            if inner is None:
+                type(app).do_teardown_request(app, *args, **named)
+            else:
+                inner(*args, **named)
+        except BaseException as exc:
+            raised = exc
+            errors.append(exc)
+        task = getattr(request_context, TASK, None)
+        if task is not None and not MERGED:  # else more is to come of its application context
             with task.moment:  # a thread that carries the context along may be about to claim
                 task.torn_down = push_of(request_context)
-        if task.round.state is OPEN:
+        # What a teardown function has claimed is in a round of its own.
+        if task is not None and task.round.state is OPEN:
             ended_by = raised or _exception_in(args, named)
             errors += _settle_request(task, ended_by, request_context)
+        if task is None or task.failed is not None:
+            _hand_failure_down(task, request_context)
+        if errors:
+            raise combine(errors)
+
+    return do_teardown_request
+
+
+def _hand_failure_down(task: Task | None, request_context: Any) -> None:
+    """Let the application context, whose teardown follows, know that its request failed."""
+    if task is not None:
         failed = task.failed
     else:
         answered = getattr(request_context, ANSWERED, None)
@@ -136,36 +136,44 @@ def _around_request_teardown(
         app_context = app_context_of(request_context)
         if app_context is not None:
             setattr(app_context, FAILED, failed)
-    if errors:
-        raise combine(errors)
 
 
-def _around_context_teardown(
-    own: Callable[..., None], args: tuple[Any, ...], named: dict[str, Any]
-) -> None:
-    """Settle the task of an application context that was pushed by hand or by a command.
+def _watch_context_teardown(app: Flask) -> Callable[..., None]:
+    """``app.do_teardown_appcontext``, around all functions that it calls, and its signal.
 
-    First, so that sessions are settled before their extension removes them; and what teardown
-    functions and receivers of signals have claimed, when all of them have run.
+    It settles the task of an application context that was pushed by hand or by a command: first, so
+    that sessions are settled before their extension removes them; and what teardown functions and
+    receivers of signals have claimed, when all of them have run.
     """
-    app_context: Any = current_app_context(None)
-    values: dict[str, Any] = app_context.__dict__ if app_context is not None else {}
-    errors: list[BaseException] = []
-    if TASK in values or COMMAND in values or AT_TEARDOWN in values:
-        errors = _settle_context(app_context, _exception_in(args, named))
-    if errors:  # they are told, and none of them is skipped
-        args, named = (*args[:-1], errors[0]), {}
-    raised: BaseException | None = None
-    try:
-        own(*args, **named)
-    except BaseException as exc:
-        raised = exc
-        errors.append(exc)
-    if TASK in values or COMMAND in values:
-        errors += _settle_context(app_context, raised or _exception_in(args, named))
-        values[GONE] = push_of(app_context)
-    if errors:
-        raise combine(errors)
+    reference = weakref.ref(app)
+    inner: Callable[..., None] | None = app.__dict__.get("do_teardown_appcontext")
+
+    @functools.wraps(Flask.do_teardown_appcontext)
+    def do_teardown_appcontext(*args: Any, **named: Any) -> None:
+        app: Any = reference()
+        app_context: Any = current_app_context(None)
+        values: dict[str, Any] = app_context.__dict__ if app_context is not None else {}
+        errors: list[BaseException] = []
+        if TASK in values or COMMAND in values or AT_TEARDOWN in values:
+            errors = _settle_context(app_context, _exception_in(args, named))
+            if errors:  # they are told, and none of them is skipped
+                args, named = (*args[:-1], errors[0]), {}
+        raised: BaseException | None = None
+        try:
+            if inner is None:
+                type(app).do_teardown_appcontext(app, *args, **named)
+            else:
+                inner(*args, **named)
+        except BaseException as exc:
+            raised = exc
+            errors.append(exc)
+        if TASK in values or COMMAND in values:
+            errors += _settle_context(app_context, raised or _exception_in(args, named))
+            values[GONE] = push_of(app_context)
+        if errors:
+            raise combine(errors)
+
+    return do_teardown_appcontext
 
 
 def _exception_in(args: tuple[Any, ...], named: dict[str, Any]) -> BaseException | None:

@@ -36,7 +36,15 @@ class Site:
         self.socket_path = socket_path
 
     def post(self, path: str, data: str = "") -> None:
+        """Send a POST, and wait until the hub has what it publishes.
+
+        The next one may be another worker's, which may have a connection where this one has none
+        yet: between tasks the order is that of arrival (E2).
+        """
+        before = ask_figures(self.socket_path, PATIENCE).published
         urllib.request.urlopen(self.url + path, data.encode(), PATIENCE).close()
+        if path.startswith("/publish/"):
+            wait_for(self.socket_path, lambda figures: figures.published > before)
 
     def open(self, path: str, **options: Any) -> EventSource:
         return EventSource(self.url + path, timeout=PATIENCE, **options)
@@ -126,7 +134,11 @@ def test_h8_one_channel_of_several_is_revoked(site: Site) -> None:
     """The stream goes on with the others, without a reconnection."""
     with site.open("/streams/news+team?tag=user:7") as source:
         _wait_for_id(source)
+        site.wait_for_subscribers(1)
         site.post("/close/user:7?channel=team")
+        wait_for(
+            site.socket_path, lambda figures: figures.channels == 1
+        )  # another worker's is next
         site.post("/publish/team", "secret")
         site.post("/publish/news", "public")
         assert source.next_event().data == "public"

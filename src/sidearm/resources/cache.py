@@ -133,7 +133,7 @@ class TaskCache:
     def _writes(self, round_: Round | None) -> list[Write]:
         if round_ is None:
             return []
-        return [held.item for held in round_.held if held.send is self._send]
+        return [held.item for held in list(round_.held) if held.send is self._send]
 
     def _apply(self, writes: Sequence[Write]) -> None:
         for method, arguments in writes:

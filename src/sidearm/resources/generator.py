@@ -79,12 +79,9 @@ class GeneratorClaim(Claim):
         probe: What tells whether the value is in a transaction.
     """
 
-    probe: Probe | None = None
-
     def __init__(self, resource: Resource, value: Any, generator: Generator[Any]) -> None:
-        self.resource = resource
-        self.value = value
-        self.explicit = resource.commit == "explicit"
+        super().__init__(resource, value)
+        self.probe: Probe | None = None
         self._generator = generator
 
     def unsaved(self) -> bool:

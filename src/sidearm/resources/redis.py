@@ -190,7 +190,7 @@ class TaskRedis:
             task.hold(held)
             # All that is written leaves at once, at the place of the first.
             waiting = task.require_open_round(held.call).held
-            before = [at for at, each in enumerate(waiting[:-1]) if each.send is self._send]
+            before = [at for at, each in enumerate(list(waiting)[:-1]) if each.send is self._send]
             if before:
                 waiting.insert(before[-1] + 1, waiting.pop())
 
@@ -198,7 +198,7 @@ class TaskRedis:
         round_ = task.open_round()
         if round_ is None:
             return []
-        waiting = [held.item for held in round_.held[:] if held.send is self._send]
+        waiting = [held.item for held in list(round_.held) if held.send is self._send]
         return [write for write in waiting if key in write.keys]
 
     def _apply(self, writes: Sequence[Write]) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy import event
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from ..tasks.claims import Claim, CommitMode, Resource, Transaction
@@ -93,7 +93,8 @@ class EngineConnections(Resource):
 class ConnectionClaim(Claim):
     """A claimed connection of an engine."""
 
-    can_look = True
+    def __init__(self, resource: Resource, connection: Connection) -> None:
+        super().__init__(resource, connection, can_look=True)
 
     def unsaved(self) -> bool:
         return bool(self.value.in_transaction())
@@ -383,9 +384,11 @@ def _joined(session: Session) -> tuple[ScopedSession, Task] | None:
 def _use_in_callback(claim: SessionClaim) -> None:
     """A callback that works on its task's session gets it into its own round."""
     task = find_task(create=False)
-    round_ = task.open_round() if task is not None else None
+    if task is None:
+        return
+    round_ = task.open_round()
     if round_ is not None and round_.parent is not None:
-        round_.claim(claim.resource)
+        round_.claim(claim.resource, task)
 
 
 def _after_begin(session: Session, transaction: Any, connection: Any) -> None:

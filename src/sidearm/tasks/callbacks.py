@@ -28,17 +28,18 @@ class Held:
         unknown: A claim whose driver does not tell was there too: the round's outcome decides.
     """
 
-    # Class attributes stand for what most calls leave as it is.
-    on = "commit"
-    callback: Callable[[], Any] | None = None
-    send: Send | None = None
-    item: Any = None
-    transactions: frozenset[Transaction] = _NONE
-    committed = False
-    unknown = False
-    _call: str | None = None
-    _code: CodeType | None = None
-    _instruction = 0
+    __slots__ = (
+        "_call",
+        "_code",
+        "_instruction",
+        "callback",
+        "committed",
+        "item",
+        "on",
+        "send",
+        "transactions",
+        "unknown",
+    )
 
     def __init__(
         self,
@@ -47,9 +48,16 @@ class Held:
         *,
         on: str = "commit",
     ) -> None:
+        self.on = on
         self.callback = callback
-        if on != "commit":
-            self.on = on
+        self.send: Send | None = None
+        self.item: Any = None
+        self.transactions: frozenset[Transaction] = _NONE
+        self.committed = False
+        self.unknown = False
+        self._call: str | None = None
+        self._code: CodeType | None = None
+        self._instruction = 0
         if caller is not None:
             self._code = caller.f_code
             self._instruction = caller.f_lasti

@@ -102,16 +102,16 @@ class Claim:
     """
 
     tells: ClassVar[bool] = False
-    can_look = False
-    outcome = "claimed"
-    lent = False
-    seconds = 0.0
-    round: Round | None = None
 
-    def __init__(self, resource: Resource, value: Any) -> None:
+    def __init__(self, resource: Resource, value: Any, *, can_look: bool = False) -> None:
         self.resource = resource
         self.value = value
         self.explicit = resource.commit == "explicit"
+        self.can_look = can_look
+        self.lent = False
+        self.round: Round | None = None
+        self.outcome = "claimed"
+        self.seconds = 0.0
 
     def transaction(self) -> Transaction | None:
         """The open transaction, where the driver tells; else ``None``."""

@@ -169,12 +169,15 @@ def reopen(task: Task) -> Round | None:
     request_context: Any = current_request_context(None)
     if getattr(request_context, TASK, None) is not task:
         return None
-    with task.moment:
+    with task.lock:  # threads may carry the context along
         push = push_of(request_context)
         if push is None or push is task.torn_down:
             return None
         if task.round.state is CLOSED:
             task.new_round("teardown" if task.body is None else "body", task.failed)
+            if push is task.torn_down:  # just now, and the new round may not have been seen
+                task.round.settle(Decision(False, "its context had been torn down"))
+                return None
         round_: Round = task.round
         return round_
 

@@ -7,9 +7,17 @@ import logging
 import sys
 import weakref
 from collections.abc import Callable
+from types import FunctionType
 from typing import Any
 
-from flask import Flask, got_request_exception, request_started
+import flask.app
+from flask import (
+    Flask,
+    appcontext_tearing_down,
+    got_request_exception,
+    request_started,
+    request_tearing_down,
+)
 
 from . import bodies, outcome
 from .commands import COMMAND, command_line
@@ -82,6 +90,21 @@ def _place(app: Flask) -> None:
 # -- teardown
 
 
+def _flasks(name: str) -> Callable[..., None] | None:
+    """A method as Flask itself has it, or ``None`` if somebody has put another in its place.
+
+    Flask's methods of teardown call functions and send a signal. Where there are neither, it takes
+    them a tenth of what a small request costs to find that out; here that is seen at a glance.
+    """
+    method = vars(Flask)[name]
+    is_own = type(method) is FunctionType and method.__globals__ is vars(flask.app)
+    return method if is_own and method.__code__.co_name == name else None
+
+
+_FLASKS_FOR_REQUESTS = _flasks("do_teardown_request")
+_FLASKS_FOR_CONTEXTS = _flasks("do_teardown_appcontext")
+
+
 def _watch_request_teardown(app: Flask) -> Callable[..., None]:
     """``app.do_teardown_request``, around all functions that it calls.
 
@@ -102,17 +125,20 @@ def _watch_request_teardown(app: Flask) -> Callable[..., None]:
             errors = _settle_request(task, _exception_in(args, named), request_context)
         raised: BaseException | None = None
         try:
-            if inner is None:
-                type(app).do_teardown_request(app, *args, **named)
-            else:
+            if inner is not None:
                 inner(*args, **named)
+            elif (
+                app.teardown_request_funcs
+                or request_tearing_down.receivers
+                or type(app).do_teardown_request is not _FLASKS_FOR_REQUESTS
+            ):
+                type(app).do_teardown_request(app, *args, **named)
         except BaseException as exc:
             raised = exc
             errors.append(exc)
         task = getattr(request_context, TASK, None)
         if task is not None and not MERGED:  # else more is to come of its application context
-            with task.moment:  # a thread that carries the context along may be about to claim
-                task.torn_down = push_of(request_context)
+            task.torn_down = push_of(request_context)
         # What a teardown function has claimed is in a round of its own.
         if task is not None and task.round.state is OPEN:
             ended_by = raised or _exception_in(args, named)
@@ -154,16 +180,24 @@ def _watch_context_teardown(app: Flask) -> Callable[..., None]:
         app_context: Any = current_app_context(None)
         values: dict[str, Any] = app_context.__dict__ if app_context is not None else {}
         errors: list[BaseException] = []
+        runs = bool(
+            inner is not None
+            or app.teardown_appcontext_funcs
+            or appcontext_tearing_down.receivers
+            or type(app).do_teardown_appcontext is not _FLASKS_FOR_CONTEXTS
+        )
         if TASK in values or COMMAND in values or AT_TEARDOWN in values:
             errors = _settle_context(app_context, _exception_in(args, named))
             if errors:  # they are told, and none of them is skipped
                 args, named = (*args[:-1], errors[0]), {}
+        elif not runs:
+            return
         raised: BaseException | None = None
         try:
-            if inner is None:
-                type(app).do_teardown_appcontext(app, *args, **named)
-            else:
+            if inner is not None:
                 inner(*args, **named)
+            elif runs:
+                type(app).do_teardown_appcontext(app, *args, **named)
         except BaseException as exc:
             raised = exc
             errors.append(exc)

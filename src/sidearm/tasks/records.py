@@ -17,6 +17,8 @@ logger = logging.getLogger("sidearm.tasks")
 #: The name of a request's task that no URL rule matched.
 NO_ENDPOINT = "no endpoint"
 
+_INFO = logging.INFO
+
 LOOK_INTERVAL = 1.0  # seconds
 
 #: What the records of one task share: the status of the response, the name, the kind, and the
@@ -235,7 +237,7 @@ def keep(entry: Entry, records: Records, app: Any) -> None:
     if records.export is not None:
         records.export(entry)
     # Every request comes by here, and few programs look.
-    if logger.isEnabledFor(logging.INFO) or round_settled.receivers:
+    if logger.isEnabledFor(_INFO) or round_settled.receivers:
         _show(entry, app)
 
 

@@ -47,11 +47,12 @@ _HEADERS = "_sidearm_headers"
 def settle_request(response: Response) -> Response:  # noqa: C901, PLR0912
     """Settle the request's task: the ``after_request`` function that runs last."""
     request_context: Any = current_request_context(None)
-    looks: TaskState = request_context.app.extensions["sidearm"]
-    # Almost every response has these and no others, which is cheaper to see.
-    if looks.last_look is not None and not _PLAIN.issuperset(map(_first, response.headers)):
-        response = looks.last_look(response)
     task: Task | None = getattr(request_context, TASK, None)
+    state: TaskState = request_context.app.extensions["sidearm"] if task is None else task.state
+    # Almost every response has these and no others, which is cheaper to see.
+    if state.last_look is not None and not _PLAIN.issuperset(map(_first, response.headers)):
+        response = state.last_look(response)
+        task = getattr(request_context, TASK, None)
     # A body that is a list is there already, which is cheaper to see than ``is_streamed``.
     streams = type(response.response) is not list and is_streamed(response)
     if task is None:
@@ -66,7 +67,6 @@ def settle_request(response: Response) -> Response:  # noqa: C901, PLR0912
     if facts[3] is None:
         note_route(task, request_context)
     facts[0] = response.status_code
-    state: TaskState = task.state
     decision = round_.decided
     if decision is None or (decision.commit and task.doomed is not None):
         if not task.spoke and state.rule is None:

@@ -6,6 +6,7 @@ import contextvars
 import logging
 import sqlite3
 import threading
+from collections import deque
 from contextlib import closing
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,10 @@ from sidearm import (
     publish,
 )
 from sidearm.tasks import context
+from sidearm.tasks.callbacks import Held
+from sidearm.tasks.flask_contexts import current_request_context, push_of
+from sidearm.tasks.outcome import Decision
+from sidearm.tasks.task import Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -618,6 +623,144 @@ def test_t1_threads_may_share_a_block(app: Flask, arm: Sidearm, ledger: Any) -> 
         "rollback thing",
         "release thing",
     ]
+
+
+# -- what another thread adds at the very moment of the settling
+
+SUCCESS = Decision(True, "the test's")
+
+
+class SettlingClaims(dict[Any, Any]):
+    """The claims of a round that is settled just before or after one more is put there."""
+
+    def __init__(self, settle: Callable[[], Any], when: str) -> None:
+        super().__init__()
+        self._settle, self._when = settle, when
+
+    def __setitem__(self, resource: Any, claim: Any) -> None:
+        if self._when == "before":
+            self._settle()
+        super().__setitem__(resource, claim)
+        if self._when == "after":
+            self._settle()
+
+
+class SettlingCalls(deque[Any]):
+    """What a round holds; it is settled just before or after one more is put there."""
+
+    def __init__(self, settle: Callable[[], Any], when: str) -> None:
+        super().__init__()
+        self._settle, self._when = settle, when
+
+    def append(self, held: Any) -> None:
+        if self._when == "before":
+            self._settle()
+        super().append(held)
+        if self._when == "after":
+            self._settle()
+
+
+def test_t2_t9_a_claim_that_comes_just_before_the_settling_is_settled(
+    app: Flask, arm: Sidearm, ledger: Any
+) -> None:
+    thing = ledger.resource("thing")
+    with app.app_context(), arm.task("import") as task:
+        task.round.claims = SettlingClaims(lambda: task.round.settle(SUCCESS), "after")
+        assert thing() is not None
+    assert ledger.lines == ["claim thing", "commit thing", "release thing"]
+
+
+def test_t2_t9_a_claim_that_comes_just_after_the_settling_is_given_back(
+    app: Flask, arm: Sidearm, ledger: Any
+) -> None:
+    thing = ledger.resource("thing")
+    with app.app_context(), arm.task("import") as task:
+        task.round.claims = SettlingClaims(lambda: task.round.settle(SUCCESS), "before")
+        with pytest.raises(TaskSettled, match="thing"):
+            thing()
+    assert ledger.lines == ["claim thing", "rollback thing", "release thing"]
+
+
+def test_t7_t9_a_callback_that_comes_just_before_the_settling_runs_once(
+    app: Flask, arm: Sidearm, ledger: Any
+) -> None:
+    with app.app_context(), arm.task("import") as task:
+        task.round.held = SettlingCalls(lambda: task.round.settle(SUCCESS), "after")
+        after_commit(lambda: ledger.lines.append("callback"))
+    assert ledger.lines == ["callback"]
+
+
+def test_t7_t9_a_callback_that_comes_just_after_the_settling_is_refused(
+    app: Flask, arm: Sidearm, ledger: Any
+) -> None:
+    with app.app_context(), arm.task("import") as task:
+        task.round.held = SettlingCalls(lambda: task.round.settle(SUCCESS), "before")
+        with pytest.raises(TaskSettled, match="after_commit"):
+            after_commit(lambda: ledger.lines.append("callback"))
+        assert not task.round.held
+    assert ledger.lines == []
+
+
+def test_t7_a_rollbacks_callback_never_runs_because_it_comes_just_after_a_commit(
+    app: Flask, arm: Sidearm, ledger: Any
+) -> None:
+    """The first callback registers another one while the round lets its callbacks go."""
+    with app.app_context(), arm.task("import") as task:
+        round_ = task.round
+
+        @after_commit
+        def first() -> None:
+            late = Held(lambda: ledger.lines.append("after_rollback"), on="rollback")
+            round_.mirrors = True
+            round_.held.append(late)  # as a thread does that saw the round open
+
+    assert ledger.lines == []
+
+
+def test_t9_of_two_threads_that_settle_a_round_one_does(
+    app: Flask, arm: Sidearm, ledger: Any
+) -> None:
+    """Both see it open; the second does nothing, whatever the first has come to."""
+    thing = ledger.resource("thing")
+    with app.app_context(), arm.task("import") as task:
+        round_ = task.round
+
+        class Connection:
+            def commit(self) -> None:
+                ledger.lines.append("commit again")
+                round_.state = "open"  # what a thread saw that comes now
+                assert round_.settle(SUCCESS) == []
+                round_.state = "committing"
+
+        @arm.resource
+        def again() -> Iterator[Connection]:
+            yield Connection()
+
+        thing()
+        again()
+    assert ledger.lines == ["claim thing", "commit thing", "commit again", "release thing"]
+
+
+def test_t9_a_round_that_is_opened_again_in_the_moment_of_the_teardown_takes_nothing(
+    app: Flask, ledger: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The teardown did not see it: nobody would settle it."""
+    thing = ledger.resource("thing")
+    real = Task.new_round
+
+    def torn_down_meanwhile(task: Task, *args: Any) -> Any:
+        round_ = real(task, *args)
+        task.torn_down = push_of(current_request_context(None))
+        return round_
+
+    with app.test_request_context():
+        task = current_task._get_current_object()  # type: ignore[attr-defined]
+        task.round.settle(SUCCESS)
+        monkeypatch.setattr(Task, "new_round", torn_down_meanwhile)
+        with pytest.raises(TaskSettled):
+            thing()
+        assert task.round.state == "closed"
+    assert ledger.lines == []
 
 
 # -- sessions of SQLAlchemy

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -400,3 +401,19 @@ def test_t7_a_savepoint_of_a_callback_that_has_its_connection_by_closure(
 
     run(task)
     assert store.saved() == ["before"]
+
+
+def test_t7_what_a_savepoint_leaves_and_drops_keeps_its_order(app: Flask, arm: Sidearm) -> None:
+    """What was registered before it waits on in its order; its own mirrors run in theirs."""
+    ran: list[str] = []
+    with app.app_context(), arm.task("import"):
+        for name in ("first", "second"):
+            after_commit(functools.partial(ran.append, name))
+        with pytest.raises(LookupError), current_task.savepoint():
+            for name in ("third", "fourth"):
+                after_commit(functools.partial(ran.append, name))
+                after_rollback(functools.partial(ran.append, f"not {name}"))
+            raise LookupError
+        assert ran == ["not third", "not fourth"]
+        after_commit(functools.partial(ran.append, "fifth"))
+    assert ran[2:] == ["first", "second", "fifth"]

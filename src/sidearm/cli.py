@@ -83,18 +83,148 @@ def up(
         ).run(_say)
 
 
-@sidearm.command()
+@sidearm.group(invoke_without_command=True)
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="Take over from the hub that runs, with every open stream; none reconnects.",
+)
 @socket_option
 @pass_script_info
-def hub(info: ScriptInfo, *, socket_path: str | None) -> None:
-    """Run the hub alone, until Ctrl-C, beside web workers that something else runs."""
+@click.pass_context
+def hub(
+    context: click.Context, info: ScriptInfo, *, replace: bool, socket_path: str | None
+) -> None:
+    """Run the hub alone, until Ctrl-C, beside web workers that something else runs.
+
+    With --replace under "flask sidearm up": let that one start the new hub, and wait until it has
+    taken over.
+    """
+    if context.invoked_subcommand is not None:
+        if replace:
+            raise click.UsageError("--replace runs a hub; it goes with no other command.")
+        return
     with _errors_as_lines():
         config = hub_config(info.load_app(), socket_path)
+        if replace and _was_replaced_by_its_owner(config.socket):
+            return
         from .hub.server import Server
 
-        Server(config).run(
-            lambda: click.echo(f"The hub listens on {config.socket} (Ctrl-C stops it)")
+        server = Server(config, replace=replace)
+
+        def tell_up() -> None:
+            old = server.predecessor
+            taken = "" if old is None else f", in place of process {old}"
+            click.echo(f"The hub listens on {config.socket}{taken} (Ctrl-C stops it)")
+
+        server.run(tell_up)
+        if server.was_replaced:
+            _say("Another hub has taken over.")
+
+
+def _was_replaced_by_its_owner(socket_path: str) -> bool:
+    """Let whoever looks after the hub replace it; False: nobody does, or no hub runs."""
+    from .hub.operator import ask_for_replacement
+    from .hub.reader import NoHub
+
+    try:
+        pid = ask_for_replacement(socket_path)
+    except NoHub:
+        return False
+    if pid is not None:
+        click.echo(f"The hub on {socket_path} is now process {pid}; no stream was cut.")
+    return pid is not None
+
+
+@hub.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--prometheus", is_flag=True, help="Prometheus's text format, version 0.0.4.")
+@socket_option
+@pass_script_info
+@click.pass_context
+def stats(
+    context: click.Context,
+    info: ScriptInfo,
+    *,
+    as_json: bool,
+    prometheus: bool,
+    socket_path: str | None,
+) -> None:
+    """Show the hub's figures: what there is now, and what there was so far."""
+    with _errors_as_lines():
+        from .hub import figures as texts
+        from .hub.operator import read_figures
+
+        figures = read_figures(_hub_socket(context, info, socket_path))
+        if as_json:
+            click.echo(texts.as_json(figures))
+        elif prometheus:
+            click.echo(texts.exposition(figures), nl=False)
+        else:
+            click.echo(texts.table(figures))
+
+
+@hub.command()
+@click.option(
+    "-n",
+    "--count",
+    type=click.IntRange(1, 10_000),
+    default=50,
+    show_default=True,
+    help="How many to show, those with the most subscribers.",
+)
+@socket_option
+@pass_script_info
+@click.pass_context
+def channels(
+    context: click.Context, info: ScriptInfo, *, count: int, socket_path: str | None
+) -> None:
+    """Show the channels that somebody listens to, and how many streams each has."""
+    with _errors_as_lines():
+        from .hub.operator import list_channels
+        from .hub.watching import make_harmless
+
+        listed = list_channels(_hub_socket(context, info, socket_path), count)
+        for name, subscribers in listed.channels:
+            click.echo(f"{subscribers:>9,}  {make_harmless(name)}")
+        rest = listed.total - len(listed.channels)
+        if rest > 0:
+            click.echo(f"and {rest:,} more (--count shows more)", err=True)
+        elif not listed.total:
+            click.echo("Nobody listens to any channel.", err=True)
+
+
+@hub.command()
+@click.argument("names", metavar="CHANNEL...", nargs=-1, required=True)
+@socket_option
+@pass_script_info
+@click.pass_context
+def watch(
+    context: click.Context, info: ScriptInfo, *, names: tuple[str, ...], socket_path: str | None
+) -> None:
+    """Show the events of channels as they come, until Ctrl-C.
+
+    Goes on when the hub is replaced or restarted.
+    """
+    with _errors_as_lines(), contextlib.suppress(KeyboardInterrupt):
+        from .hub.watching import Watcher, format_event
+        from .tasks.printing import wants_colour
+
+        watcher = Watcher(
+            _hub_socket(context, info, socket_path),
+            names,
+            notice=lambda text: click.echo(text, err=True),
+            is_over=_nobody_reads,
         )
+        colour = wants_colour()
+        for seen in watcher.events():
+            click.echo(format_event(seen, colour=colour), color=True)
+
+
+def _hub_socket(context: click.Context, info: ScriptInfo, socket_path: str | None) -> str:
+    """The socket that a command was given, or the one before its name, or the application's."""
+    parent = context.parent.params.get("socket_path") if context.parent is not None else None
+    return socket_path or parent or hub_config(info.load_app(), None).socket
 
 
 @sidearm.command()

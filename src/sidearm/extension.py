@@ -122,6 +122,7 @@ class AppState(TaskState):
             max_streams=settings.max_streams,
             max_streams_per_address=settings.max_streams_per_address,
             limit_loopback=settings.limit_loopback,
+            metrics_port=settings.metrics_port,
         )
 
     def _its_hub(self) -> HubClient | MemoryHub:

@@ -63,6 +63,14 @@ def _names(key: str, value: Any) -> frozenset[str]:
     return frozenset(value)
 
 
+def _port(key: str, value: Any) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 65536:
+        raise SettingError(key, value, "Give a port of this machine, such as 9464, or None.")
+    return value
+
+
 def _one_of(*choices: str) -> Check:
     def check(key: str, value: Any) -> str:
         if value not in choices:
@@ -230,6 +238,12 @@ class Settings:
     )
     history_bytes: int = _setting(
         16 * MIB, _whole(0, "bytes"), "bytes", "Bytes kept for resuming, in all channels together."
+    )
+    metrics_port: int | None = _setting(
+        None,
+        _port,
+        "port",
+        "The hub's figures for Prometheus are at http://127.0.0.1:PORT/metrics.",
     )
     pending_count: int = _setting(
         10_000, _whole(0, "events"), "events", "Events that wait in a worker while the hub is away."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
@@ -20,7 +21,14 @@ def main(arguments: list[str] | None = None) -> int:
         "--lifeline", type=int, metavar="FD", help="stop at the end of this inherited descriptor"
     )
     parser.add_argument(
-        "--ready", type=int, metavar="FD", help="write a line there when the socket is served"
+        "--ready",
+        type=int,
+        metavar="FD",
+        help='write "{}" as a line there when the socket is served, and later \'{"replace": true}\''
+        " when a new hub is wanted",
+    )
+    parser.add_argument(
+        "--replace", action="store_true", help="take over from the hub that runs, if one does"
     )
     parser.add_argument("--log-level", default="WARNING", help="such as INFO; default: WARNING")
     options = parser.parse_args(arguments)
@@ -33,14 +41,22 @@ def main(arguments: list[str] | None = None) -> int:
         if descriptor is not None:
             os.set_inheritable(descriptor, False)
 
-    def tell_ready() -> None:
+    def tell(line: bytes) -> None:
         if options.ready is not None:
-            os.write(options.ready, b"{}\n")
-            os.close(options.ready)
+            with contextlib.suppress(OSError):  # nobody listens any more
+                os.write(options.ready, line)
+
+    def ask_for_successor() -> None:
+        tell(b'{"replace": true}\n')
 
     try:
-        server = Server(HubConfig.from_json(options.config), lifeline=options.lifeline)
-        server.run(tell_ready)
+        server = Server(
+            HubConfig.from_json(options.config),
+            lifeline=options.lifeline,
+            replace=options.replace,
+            on_replace=None if options.ready is None else ask_for_successor,
+        )
+        server.run(lambda: tell(b"{}\n"))
     except HubError as error:
         sys.stderr.write(f"{error}\n")
         return 1

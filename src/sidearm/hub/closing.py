@@ -9,8 +9,10 @@ with the place in the log at which it arrived: what was published before is stil
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
+
+from .state import ClosedState
 
 TAGS = 10_000
 AGE = 600_000_000_000  # nanoseconds; no request takes longer from its view to its hand-off
@@ -49,6 +51,17 @@ class Closings:
         self._by_tag.move_to_end(tag)
         while len(self._by_tag) > TAGS or self._newest_of_the_oldest() < time - AGE:
             self._by_tag.popitem(last=False)
+
+    def state(self) -> Iterator[ClosedState]:
+        """What a successor has to know."""
+        for tag, closed in self._by_tag.items():
+            for channel, closing in closed.items():
+                yield tag, channel, closing.time, closing.place
+
+    def restore(self, closings: Iterable[ClosedState]) -> None:
+        """Remember what a predecessor did."""
+        for tag, channel, time, place in closings:
+            self._by_tag.setdefault(tag, {})[channel] = Closing(time, place)
 
     def closed_at(self, tags: Iterable[str], time: int) -> int | None:
         """The place at which streams with one of these tags were closed, at a time or later.

@@ -28,6 +28,7 @@ class HubConfig:
         max_streams: How many streams there may be; 0: as many as there are descriptors.
         max_streams_per_address: How many of one client's address; 0: any number.
         limit_loopback: Whether clients on this machine are counted by address, too.
+        metrics_port: Where Prometheus finds the figures, on 127.0.0.1; None: nowhere.
     """
 
     socket: str
@@ -42,6 +43,7 @@ class HubConfig:
     max_streams: int = 0
     max_streams_per_address: int = 256
     limit_loopback: bool = False
+    metrics_port: int | None = None
 
     def to_json(self) -> str:
         """The configuration as the argument of ``python -m sidearm.hub``."""

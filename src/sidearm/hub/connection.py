@@ -23,6 +23,7 @@ from .messages import (
     decode_to_hub,
     encode,
 )
+from .state import Worker, WorkerState
 
 READS = 16  # for one wake-up; a worker that never stops does not starve the others
 OUTGOING_LIMIT = 1 << 26  # bytes of answers that a worker may leave unread
@@ -67,9 +68,36 @@ class Connection:
         self.role: str | None = None
         self.lost_descriptors = 0
 
+    @classmethod
+    def restore(cls, worker: Worker, buffer: memoryview, message_limit: int) -> Connection:
+        """The connection as a predecessor had it; owns the descriptors from now on."""
+        state, (own, *held) = worker
+        raw = RawSocket(socket.AF_UNIX, socket.SOCK_STREAM, 0, own)
+        connection = cls(raw, buffer, message_limit)
+        arrived = iter(held)
+        connection._descriptors.extend(next(arrived) if there else None for there in state.held)
+        connection.role = state.role
+        if state.role is not None:
+            connection._splitter.limit = message_limit
+        connection._splitter.feed(state.unparsed)
+        connection._outgoing += state.outgoing
+        return connection
+
+    def state(self) -> Worker:
+        """What a successor has to know, with the descriptors."""
+        held = [descriptor for descriptor in self._descriptors if descriptor is not None]
+        there = [descriptor is not None for descriptor in self._descriptors]
+        state = WorkerState(self.role, self._splitter.part, bytes(self._outgoing), there)
+        return Worker(state, [self.fileno(), *held])
+
     def fileno(self) -> int:
         """The connection's descriptor."""
         return self._socket.fileno()
+
+    @property
+    def socket(self) -> RawSocket:
+        """The socket itself."""
+        return self._socket
 
     @property
     def unread(self) -> int:
@@ -132,16 +160,20 @@ class Connection:
 
     def close(self) -> None:
         """Hang up. What came without the rest of its message still belongs to the worker."""
-        for descriptor in self._descriptors:
-            if descriptor is not None:
-                os.close(descriptor)
-        self._descriptors.clear()
         try:
             self._socket.shutdown(socket.SHUT_RDWR)
         except OSError:  # the worker was faster
             pass
         finally:
-            self._socket.close()
+            self.release()
+
+    def release(self) -> None:
+        """Give the descriptors back, and leave the connection to another process."""
+        for descriptor in self._descriptors:
+            if descriptor is not None:
+                os.close(descriptor)
+        self._descriptors.clear()
+        self._socket.close()
 
     def _checked(self, message: ToHub) -> ToHub:
         """See to it that a greeting comes first, and of this version."""

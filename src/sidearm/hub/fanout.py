@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Iterator
 
 from . import platform
 from .buffers import Buffers
@@ -139,6 +140,20 @@ class Fanout:
             with contextlib.suppress(OSError):
                 subscriber.send(frame, platform.DONTWAIT)
         self._end(subscriber)
+
+    def restore(self, subscriber: Subscriber, channels: tuple[str, ...]) -> None:
+        """Take in a subscriber of a predecessor; nothing is sent."""
+        self._subscribers.add(subscriber, channels)
+        self._poller.watch(subscriber.fileno())
+        if subscriber.outbox is not None:
+            self._wait_for(subscriber, subscriber.outbox)
+
+    def subscribers(self) -> Iterator[Subscriber]:
+        """All subscribers; those that are slow come last, the longest slow ones first."""
+        for subscriber in self._subscribers.all():
+            if subscriber.outbox is None:
+                yield subscriber
+        yield from self._slow
 
     def resume(self, subscriber: Subscriber) -> None:
         """Go on sending to a subscriber whose kernel buffer has room again."""

@@ -143,6 +143,11 @@ class Link:
         """Wait until the hub takes more, or hangs up, or the time is over."""
         platform.wait_ready(self._socket.fileno(), platform.WRITE, seconds)
 
+    @property
+    def socket(self) -> RawSocket:
+        """The socket itself; not blocking."""
+        return self._socket
+
     def end(self) -> None:
         """Let whoever waits for the hub, in another thread, see the end of the connection."""
         with contextlib.suppress(OSError):  # the hub was faster

@@ -28,6 +28,7 @@ class Listener:
 
     Args:
         path: The socket's path. Its folder is made, for this user only, if it is not there.
+        inherited: What listens there already, and the locked file; see :meth:`inherit`.
 
     Raises:
         HubError: The path is too long, not writable, in use, or something else is there.
@@ -37,25 +38,43 @@ class Listener:
         socket: What listens.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, inherited: tuple[RawSocket, int] | None = None) -> None:
         self.path = path
-        _check_length(path)
+        self.socket, self._lock = inherited or _open_door(path)
         try:
-            _prepare_folder(path)
-            self._lock = _lock(path)
+            self._identity = _identity(os.lstat(path))
         except OSError as error:
             raise _cannot_listen(path, error) from error
-        try:
-            _remove_stale(path)
-            self.socket = _listen(path)
-            self._identity = _identity(os.lstat(path))
-        except BaseException as error:
-            Path(path + ".lock").unlink(missing_ok=True)
-            os.close(self._lock)
-            if isinstance(error, OSError):
-                raise _cannot_listen(path, error) from error
-            raise
         _open.add(self)
+
+    @classmethod
+    def inherit(cls, path: str, descriptor: int, lock: int) -> Listener:
+        """The open door of a hub that is being replaced; owns both descriptors from now on.
+
+        Args:
+            path: The socket's path.
+            descriptor: What listens there.
+            lock: The locked file.
+
+        Raises:
+            HubError: Something else is at the path by now.
+        """
+        return cls(path, (RawSocket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor), lock))
+
+    @property
+    def lock(self) -> int:
+        """The descriptor of the locked file."""
+        return self._lock
+
+    def sign(self) -> None:
+        """Write down which process serves the path."""
+        _sign(self._lock)
+
+    def release(self) -> None:
+        """Leave the socket and the lock to the process that has inherited them."""
+        _open.discard(self)
+        self.socket.close()
+        os.close(self._lock)
 
     def fileno(self) -> int:
         """The descriptor that is readable when somebody knocks."""
@@ -91,6 +110,24 @@ class Listener:
         """Close what a fork copied, so that the lock and the socket end with the hub's process."""
         self.socket.close()
         os.close(self._lock)
+
+
+def _open_door(path: str) -> tuple[RawSocket, int]:
+    _check_length(path)
+    try:
+        _prepare_folder(path)
+        lock = _lock(path)
+    except OSError as error:
+        raise _cannot_listen(path, error) from error
+    try:
+        _remove_stale(path)
+        return _listen(path), lock
+    except BaseException as error:
+        Path(path + ".lock").unlink(missing_ok=True)
+        os.close(lock)
+        if isinstance(error, OSError):
+            raise _cannot_listen(path, error) from error
+        raise
 
 
 def _check_length(path: str) -> None:
@@ -134,11 +171,15 @@ def _lock(path: str) -> int:
                 path,
             ) from error
         if _is_current(descriptor, path + ".lock"):
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+            _sign(descriptor)
             return descriptor
         # Its owner ended, and removed the file, between our opening and our locking.
         os.close(descriptor)
+
+
+def _sign(descriptor: int) -> None:
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
 
 
 def _is_current(descriptor: int, path: str) -> bool:

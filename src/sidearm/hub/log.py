@@ -9,11 +9,12 @@ melted into one floor for every channel.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from . import eventstream
 from .config import HubConfig
 from .position import Clock
+from .state import Kept, LogState
 
 NANOSECONDS = 1_000_000_000  # in a second
 FLOORS = 10_000  # channels
@@ -66,6 +67,36 @@ class Log:
 
     def __len__(self) -> int:
         return len(self._order)
+
+    def state(self) -> LogState:
+        """What a successor has to know, without the events."""
+        floors = list(self._floors.items())
+        ends = list(self._ends.items())
+        return LogState(*self.clock, self.first, self.last, self._floor, floors, ends)
+
+    def kept(self) -> Iterator[Kept]:
+        """Every event that is kept, oldest first."""
+        channels = {name: iter(entries) for name, entries in self._channels.items()}
+        for time, channel in self._order.items():
+            _, frame = next(channels[channel])
+            yield time, channel, frame
+
+    @classmethod
+    def restore(cls, config: HubConfig, state: LogState, kept: Iterable[Kept]) -> Log:
+        """The log of a predecessor, under limits of its own."""
+        log = cls(config, Clock(state.epoch, state.offset))
+        log.first, log.last, log._floor = state.first, state.last, state.floor
+        log._floors.update(state.floors)
+        log._ends.update(state.ends)
+        for time, channel, frame in kept:
+            log._channels.setdefault(channel, deque()).append((time, frame))
+            log._order[time] = channel
+            log.size += len(frame) + ENTRY_OVERHEAD
+        for channel in list(log._channels):
+            while len(log._channels.get(channel, ())) > log._count:
+                log._forget(channel)
+        log._expire(log.clock.now())
+        return log
 
     def mark(self) -> int:
         """A position for now: after every event so far, before every event to come."""

@@ -4,6 +4,9 @@ Each message is a length of four bytes (big-endian) and a MessagePack array whos
 the kind. Fields are only ever added at the end, so that a hub understands an older worker;
 what cannot be understood any more raises :data:`VERSION`, and the hub refuses it by name.
 
+A hub that is to be replaced says what it holds in pieces of its own (:mod:`~sidearm.hub.state`),
+after :class:`TakeOver`.
+
 A worker's first message is :class:`Hello`, answered by :class:`Welcome` or :class:`Refused`.
 :class:`Publish`, :class:`Lost`, :class:`Close` and :class:`Handoff` are never answered. A
 :class:`Handoff` carries exactly one descriptor (``SCM_RIGHTS``), attached to the first of its
@@ -50,7 +53,7 @@ class Hello(Message, frozen=True, array_like=True, tag="hello"):
     Attributes:
         version: The sender's :data:`VERSION`.
         role: What the connection is for: ``"publish"``, ``"handoff"``, ``"ask"``, ``"records"`` (of
-            a process that has some) or ``"tasks"`` (of who reads them); for logs.
+            a process that has some), ``"tasks"`` (of who reads them) or ``"successor"``; for logs.
     """
 
     version: int
@@ -214,6 +217,8 @@ class Figures(Message, frozen=True, array_like=True, tag="figures"):
         closed: Streams ended so far by their tag.
         aged: Streams ended so far because they reached their maximum age.
         buffer_bytes: What waits for slow subscribers, where what several wait for counts once.
+        takeovers: Hubs that took this log over from another so far.
+        failed_takeovers: Replacements of a hub that failed.
     """
 
     epoch: str
@@ -242,6 +247,72 @@ class Figures(Message, frozen=True, array_like=True, tag="figures"):
     closed: int = 0
     aged: int = 0
     buffer_bytes: int = 0
+    takeovers: int = 0
+    failed_takeovers: int = 0
+
+
+class ListChannels(Message, frozen=True, array_like=True, tag="list-channels"):
+    """Asks which channels somebody listens to; answered by :class:`Channels`.
+
+    Attributes:
+        count: How many are wanted at most, those with the most subscribers.
+    """
+
+    count: int
+
+
+class Channels(Message, frozen=True, array_like=True, tag="channels"):
+    """The answer to :class:`ListChannels`.
+
+    Attributes:
+        channels: ``(name, subscribers)``, the most subscribers first.
+        total: How many channels there are.
+    """
+
+    channels: list[tuple[str, int]]
+    total: int
+
+
+class Replace(Message, frozen=True, array_like=True, tag="replace"):
+    """Asks a hub to be replaced by a new process; answered by :class:`Replacing`.
+
+    When that fails, :class:`NotReplaced` follows; else the new hub is at the other end.
+    """
+
+
+class Replacing(Message, frozen=True, array_like=True, tag="replacing"):
+    """The answer to :class:`Replace`.
+
+    Attributes:
+        pid: The hub's process.
+        supervised: Whether whoever started the hub starts the new one. If not, it is for the
+            asking process to become the new hub.
+    """
+
+    pid: int
+    supervised: bool
+
+
+class NotReplaced(Message, frozen=True, array_like=True, tag="not-replaced"):
+    """Tells who sent :class:`Replace` that the old hub goes on.
+
+    Attributes:
+        reason: One sentence.
+    """
+
+    reason: str
+
+
+class TakeOver(Message, frozen=True, array_like=True, tag="take-over"):
+    """A new hub asks for all that the running one holds; :mod:`~sidearm.hub.takeover` tells how.
+
+    Attributes:
+        versions: The versions of the state (``STATE_VERSION``) that it understands.
+        room: How many descriptors it may have.
+    """
+
+    versions: tuple[int, ...]
+    room: int
 
 
 class Report(Message, frozen=True, array_like=True, tag="report"):
@@ -360,13 +431,26 @@ ToHub: TypeAlias = (
     | Handoff
     | Fetch
     | Stats
+    | ListChannels
+    | Replace
+    | TakeOver
     | Report
     | Records
     | Leave
     | ReadRecords
 )
 FromHub: TypeAlias = (
-    Welcome | Refused | Fetched | Figures | SendRecords | Reporters | RecordsOf | ReporterLeft
+    Welcome
+    | Refused
+    | Fetched
+    | Figures
+    | Channels
+    | Replacing
+    | NotReplaced
+    | SendRecords
+    | Reporters
+    | RecordsOf
+    | ReporterLeft
 )
 
 _encoder = msgspec.msgpack.Encoder()
@@ -400,6 +484,11 @@ class Splitter:
     def holds_part(self) -> bool:
         """Whether the beginning of a message waits for its rest."""
         return bool(self._buffer)
+
+    @property
+    def part(self) -> bytes:
+        """The beginning of a message that waits for its rest."""
+        return bytes(self._buffer)
 
     def feed(self, data: bytes | bytearray | memoryview) -> list[bytes]:
         """Take bytes as they came, and give back the messages that are now whole, still encoded.

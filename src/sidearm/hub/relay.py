@@ -28,6 +28,7 @@ from .messages import (
     Reporters,
     SendRecords,
 )
+from .state import ReaderState, RelayState, ReporterState
 
 KEPT_RECORDS = 1000  # of processes that have ended
 KEPT_BYTES = 1 << 20
@@ -103,6 +104,42 @@ class Relay:
                 self._pass_on(self._reporter(connection), message)
             case Leave():
                 self._inherit(self._reporter(connection), message)
+
+    def state(self, connections: Sequence[Connection]) -> RelayState:
+        """What a successor has to know.
+
+        Args:
+            connections: All of them, in the order in which the successor gets them.
+        """
+        places = {connection: place for place, connection in enumerate(connections)}
+        return RelayState(
+            self._numbers,
+            self._requests,
+            [
+                ReporterState(places[each], r.number, r.pid, r.app, r.follow)
+                for each, r in self._reporters.items()
+            ],
+            [
+                ReaderState(
+                    places[each], r.request, *_fields(r.wants), sorted(r.answered), r.missed
+                )
+                for each, r in self._readers.items()
+            ],
+            list(self._left),
+        )
+
+    def restore(self, state: RelayState, connections: Sequence[Connection]) -> None:
+        """Go on where a predecessor stopped."""
+        self._numbers, self._requests = state.numbers, state.requests
+        for r in state.reporters:
+            self._reporters[connections[r.worker]] = Reporter(r.number, r.pid, r.app, r.follow)
+        for each in state.readers:
+            wants = ReadRecords(each.count, each.failed, each.follow)
+            self._readers[connections[each.worker]] = Reader(
+                each.request, wants, set(each.answered), each.missed
+            )
+        self._left.extend(state.left)
+        self._left_bytes = sum(len(record[1]) for record in self._left)
 
     def forget(self, connection: Connection) -> None:
         """Note that a connection is gone."""
@@ -225,6 +262,10 @@ class Relay:
             if reporter.follow != follow and connection.unread <= QUESTIONS_LIMIT:
                 reporter.follow = follow
                 self._send(connection, SendRecords(0, 0, False, follow))
+
+
+def _fields(wants: ReadRecords) -> tuple[int, bool, bool]:
+    return wants.count, wants.failed, wants.follow
 
 
 def _introduce(reporters: Iterable[Reporter]) -> Reporters:

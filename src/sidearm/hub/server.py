@@ -13,12 +13,13 @@ import errno
 import logging
 import os
 import signal
+import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from ..exceptions import HubError, ProtocolError
-from . import eventstream, opening, platform
+from . import eventstream, opening, platform, state, takeover
 from .config import HubConfig
 from .connection import Connection
 from .fanout import Fanout
@@ -27,6 +28,7 @@ from .listener import Listener
 from .log import Log
 from .messages import (
     VERSION,
+    Channels,
     Close,
     Fetch,
     Fetched,
@@ -34,20 +36,27 @@ from .messages import (
     Handoff,
     Hello,
     Leave,
+    ListChannels,
     Lost,
     Message,
     Publish,
     ReadRecords,
     Records,
     Refused,
+    Replace,
     Report,
     Stats,
+    TakeOver,
     ToHub,
     Welcome,
 )
+from .metrics import Metrics, open_port
+from .reader import NoHub
 from .relay import Relay
+from .replacement import Replacement
 from .streams import Streams
 from .subscribers import NotAClient, Subscriber, Subscribers
+from .takeover import Successor
 
 READ_SIZE = 1 << 18  # bytes
 DESCRIPTOR_RESERVE = 64  # kept free for workers and for the hub itself
@@ -58,6 +67,9 @@ WARNING_INTERVAL = 10.0  # seconds between two warnings of one kind
 DISCARD_SIZE = 1 << 16  # bytes
 MAX_CHANNEL_LENGTH = 200  # characters; workers check channels thoroughly
 START_PATIENCE = 10.0  # seconds
+MAX_LISTED = 10_000  # channels in one answer
+FANOUT_COUNTS = ("delivered", "sends", "disconnected_slow")
+STREAM_COUNTS = ("ended", "closed", "aged")
 
 logger = logging.getLogger("sidearm.hub")
 
@@ -69,23 +81,46 @@ class Server:
         config: What it is told at its start.
         lifeline: A descriptor at whose end the hub stops: the other end is held by a process
             without which it is of no use.
+        replace: Whether to take over from the hub that runs, if one does.
+        on_replace: Asks whoever started this hub to start one that replaces it.
     """
 
-    def __init__(self, config: HubConfig, *, lifeline: int | None = None) -> None:
+    def __init__(
+        self,
+        config: HubConfig,
+        *,
+        lifeline: int | None = None,
+        replace: bool = False,
+        on_replace: Callable[[], None] | None = None,
+    ) -> None:
         self.config = config
         self._lifeline = lifeline
+        self._replace = replace
+        self._on_replace = on_replace
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._stopping = asyncio.Event()
+        self._predecessor: int | None = None
+        self._was_replaced = False
+
+    @property
+    def predecessor(self) -> int | None:
+        """The process that this hub has taken over from, once it is up."""
+        return self._predecessor
+
+    @property
+    def was_replaced(self) -> bool:
+        """Whether another process serves by now what this hub held."""
+        return self._was_replaced
 
     def run(self, on_up: Callable[[], None] | None = None) -> None:
-        """Serve until SIGTERM, SIGINT or the end of the lifeline.
+        """Serve until SIGTERM, SIGINT, the end of the lifeline, or a hub that replaces this one.
 
         Args:
             on_up: Called when the socket is served.
 
         Raises:
-            HubError: The socket cannot be served.
+            HubError: The socket cannot be served, or the running hub could not be replaced.
         """
         asyncio.run(self._serve(signals=True, on_up=on_up))
 
@@ -126,11 +161,18 @@ class Server:
 
     async def _serve(self, *, signals: bool, on_up: Callable[[], None] | None = None) -> None:
         loop = self._loop = asyncio.get_running_loop()
-        hub = Hub(self.config)
+        hub = self._open_hub()
+        self._predecessor = hub.predecessor
+        # A hub in a thread belongs to its process: another one cannot have it.
+        metrics: asyncio.Server | None = None
+        hub.replacement.is_possible = signals
+        hub.replacement.start = self._on_replace
         try:
-            loop.add_reader(hub.fileno(), hub.wake)
+            loop.add_reader(hub.fileno(), self._wake, hub)
             self._beat(loop, hub)
             self._age(loop, hub)
+            if hub.metrics_listener is not None:
+                metrics = await Metrics(hub.figures).serve(hub.metrics_listener)
             if self._lifeline is not None:
                 os.set_blocking(self._lifeline, False)
                 loop.add_reader(self._lifeline, self._feel_lifeline, loop, self._lifeline)
@@ -141,9 +183,35 @@ class Server:
                 on_up()
             await self._stopping.wait()
         finally:
+            if metrics is not None:
+                metrics.close()
             loop.remove_reader(hub.fileno())
+            if hub.was_replaced:
+                hub.release()
+                logger.info("The hub on %r was replaced.", self.config.socket)
+            else:
+                hub.close()
+                logger.info("The hub on %r has stopped.", self.config.socket)
+
+    def _open_hub(self) -> Hub:
+        if self._replace:
+            try:
+                return take_over(self.config)
+            except NoHub as error:
+                logger.info("There is nothing to replace: %s", error)
+        hub = Hub(self.config)
+        try:
+            hub.listen_for_metrics()
+        except HubError:
             hub.close()
-            logger.info("The hub on %r has stopped.", self.config.socket)
+            raise
+        return hub
+
+    def _wake(self, hub: Hub) -> None:
+        hub.wake()
+        if hub.was_replaced:
+            self._was_replaced = True
+            self._stopping.set()
 
     def _beat(self, loop: asyncio.AbstractEventLoop, hub: Hub) -> None:
         """One timer for the heartbeats of all streams."""
@@ -180,19 +248,35 @@ class Server:
 class Hub:
     """The hub without its loop: whoever has one calls :meth:`wake` when :meth:`fileno` is readable.
 
+    Args:
+        config: What it is told at its start.
+        listener: The door of a predecessor.
+        log: Its log.
+
     Raises:
         HubError: The socket cannot be served.
+
+    Attributes:
+        replacement: Whether, and how, another process takes over.
+        was_replaced: Whether another process serves what this hub holds.
+        metrics_listener: Where Prometheus asks for the figures; whoever has the loop answers.
+        predecessor: The process that this hub has taken over from.
     """
 
-    def __init__(self, config: HubConfig) -> None:
+    def __init__(
+        self, config: HubConfig, listener: Listener | None = None, log: Log | None = None
+    ) -> None:
         self._config = config
-        self._listener = Listener(config.socket)
+        self.was_replaced = False
+        self.predecessor: int | None = None
+        self._listener = listener or Listener(config.socket)
+        self.metrics_listener: socket.socket | None = None
         self._learn_limit()
         self._spare: int | None = _open_spare()
         self._spare_was_lost = False
         self._poller = platform.Poller()
         self._poller.watch(self._listener.fileno())
-        self._log = Log(config)
+        self._log = log or Log(config)
         self._subscribers = Subscribers()
         self._fanout = Fanout(
             self._subscribers, self._poller, config.subscriber_buffer, config.waiting_bytes
@@ -202,6 +286,7 @@ class Hub:
         self._connections: dict[int, Connection] = {}
         self._relay = Relay(self._answer)
         self._arriving: list[tuple[Handoff, Subscriber]] = []
+        self.replacement = Replacement(self._answer)
         self._message_limit = 4 * config.max_event_size + SNAPSHOT_LIMIT
         self._read_buffer = memoryview(bytearray(READ_SIZE))
         self._discarded = bytearray(DISCARD_SIZE)
@@ -217,6 +302,7 @@ class Hub:
                 "refused_events",
                 "refused_connections",
                 "gaps",
+                "takeovers",
             ),
             0,
         )
@@ -227,6 +313,8 @@ class Hub:
 
     def wake(self) -> None:
         """Do what there is to do: one round."""
+        if self.was_replaced:
+            return
         if self._spare is None:
             self._accept_again()
         for descriptor, readable, writable in self._poller.ready():
@@ -238,21 +326,26 @@ class Hub:
                 self._serve_subscriber(descriptor, readable, writable)
         self._fanout.flush()
         self._open_arriving()
+        if self.replacement.successor is not None:
+            self._hand_over(self.replacement.successor)
 
     def heartbeat(self) -> None:
         """Tell every quiet stream that it is alive, and where it would go on from."""
+        if self.was_replaced:
+            return
         self._fanout.flush()
         place = self._log.clock.text(self._log.mark())
         self._fanout.heartbeat(eventstream.comment() + eventstream.frame(b"", place))
 
     def end_aged(self) -> None:
         """End the streams that have reached their maximum age."""
+        if self.was_replaced:
+            return
         self._streams.end_aged(time.monotonic())
 
     def figures(self) -> Figures:
         """What there is, and what there was so far."""
         fanout = self._fanout
-        held = len(self._subscribers) + len(self._connections) + OWN_DESCRIPTORS
         return Figures(
             epoch=self._log.clock.epoch,
             pid=os.getpid(),
@@ -260,7 +353,7 @@ class Hub:
             subscribers=len(self._subscribers),
             channels=self._subscribers.channel_count,
             connections=len(self._connections),
-            descriptors=held,
+            descriptors=self._descriptor_count(),
             descriptor_limit=self._limit,
             history_events=len(self._log),
             history_bytes=self._log.size,
@@ -272,11 +365,25 @@ class Hub:
             closed=self._streams.closed,
             aged=self._streams.aged,
             buffer_bytes=fanout.buffers.size,
+            failed_takeovers=self.replacement.failed,
             **self._counts,
         )
 
+    def _descriptor_count(self) -> int:
+        return len(self._subscribers) + len(self._connections) + OWN_DESCRIPTORS
+
+    def release(self) -> None:
+        """Give every descriptor back, and end nothing: another process serves."""
+        self._listener.release()
+        for connection in self._connections.values():
+            connection.release()
+        for subscriber in self._subscribers.all():
+            subscriber.close()
+        self._close_own()
+
     def close(self) -> None:
         """Take what has already arrived, then end everything."""
+        self.replacement.is_possible = False
         try:
             self.wake()
         finally:
@@ -285,9 +392,93 @@ class Hub:
             self._drop_connection(connection)
         for subscriber in self._subscribers.all():
             self._fanout.close(subscriber)
+        self._close_own()
+
+    def _close_own(self) -> None:
         self._poller.close()
         if self._spare is not None:
             os.close(self._spare)
+
+    # Replacement
+
+    def restore(self, collected: state.Collected, outline: state.Outline) -> None:
+        """Take in what a predecessor held, without reading or sending anything."""
+        self._began = outline.began
+        counts = dict(outline.counts)
+        fanout = self._fanout
+        for name in FANOUT_COUNTS:
+            setattr(fanout, name, counts.pop(name, 0))
+        for name in STREAM_COUNTS:
+            setattr(self._streams, name, counts.pop(name, 0))
+        self._counts.update((name, counts[name]) for name in self._counts.keys() & counts.keys())
+        self._counts["takeovers"] += 1
+        self.replacement.failed = counts.get("failed_takeovers", 0)
+        connections = []
+        for worker in collected.workers:
+            connection = Connection.restore(worker, self._read_buffer, self._message_limit)
+            self._connections[connection.fileno()] = connection
+            self._poller.watch(connection.fileno())
+            if connection.unread:
+                self._poller.watch_writing(connection.fileno(), wanted=True)
+            connections.append(connection)
+        self._relay.restore(outline.relay, connections)
+        self._streams.closings.restore(collected.closings)
+        for client in collected.clients:
+            subscriber = Subscriber.restore(client)
+            fanout.restore(subscriber, client.state.channels)
+            self._streams.watch_age(subscriber)
+
+    def listen_for_metrics(self, inherited: socket.socket | None = None) -> None:
+        """Open the port for Prometheus, or go on with a predecessor's if it is the same.
+
+        Raises:
+            HubError: It cannot be had.
+        """
+        wanted = self._config.metrics_port
+        if inherited is not None and inherited.getsockname()[1] == wanted:
+            self.metrics_listener = inherited
+            return
+        if inherited is not None:
+            inherited.close()
+        if wanted is not None:
+            self.metrics_listener = open_port(wanted)
+
+    def sign(self) -> None:
+        """Write down that this process serves the socket."""
+        self._listener.sign()
+
+    def _state(self, token: takeover.Token) -> Iterator[tuple[state.AnyPiece, list[int]]]:
+        connections = list(self._connections.values())
+        counts = {name: getattr(self._fanout, name) for name in FANOUT_COUNTS}
+        counts |= {name: getattr(self._streams, name) for name in STREAM_COUNTS}
+        counts |= self._counts
+        counts["failed_takeovers"] = self.replacement.failed
+        outline = state.Outline(
+            state.STATE_VERSION,
+            os.getpid(),
+            self._began,
+            self._log.state(),
+            self._relay.state(connections),
+            counts,
+            self.metrics_listener is not None,
+        )
+        descriptors = [self._listener.fileno(), self._listener.lock, token.fileno()]
+        if self.metrics_listener is not None:
+            descriptors.append(self.metrics_listener.fileno())
+        return state.pieces(
+            outline,
+            descriptors,
+            self._log.kept(),
+            (connection.state() for connection in connections),
+            (subscriber.state() for subscriber in self._fanout.subscribers()),
+            closings=self._streams.closings.state(),
+        )
+
+    def _hand_over(self, connection: Connection) -> None:
+        """Let the successor have everything; go on with everything if that fails."""
+        self._poller.forget(connection.fileno())
+        del self._connections[connection.fileno()]
+        self.was_replaced = self.replacement.hand_over(connection, self._state)
 
     # Workers
 
@@ -392,6 +583,7 @@ class Hub:
         del self._connections[connection.fileno()]
         connection.close()
         self._relay.forget(connection)
+        self.replacement.forget(connection)
 
     def _answer(self, connection: Connection, message: Message) -> None:
         if not connection.answer(message):
@@ -403,14 +595,14 @@ class Hub:
                 self._publish(message)
             case Handoff():
                 self._receive(message, descriptor)
-            case Fetch():
-                self._answer(connection, Fetched(self._fetch(message)))
-            case Stats():
-                self._answer(connection, self.figures())
+            case Fetch() | Stats() | ListChannels():
+                self._answer(connection, self._look_up(message))
             case Close():
                 self._streams.close(message)
             case Lost():
                 self._lose(message.channels)
+            case Replace() | TakeOver():
+                self.replacement.take(connection, message, self._descriptor_count())
             case Hello():
                 self._answer(connection, self._welcome())
             case Report() | Records() | Leave() | ReadRecords():
@@ -426,6 +618,20 @@ class Hub:
             os.getpid(),
             records=True,
         )
+
+    def _look_up(self, question: Fetch | Stats | ListChannels) -> Fetched | Figures | Channels:
+        match question:
+            case Fetch():
+                return Fetched(self._fetch(question))
+            case Stats():
+                return self.figures()
+            case ListChannels():
+                return self._list_channels(question.count)
+
+    def _list_channels(self, count: int) -> Channels:
+        wanted = max(0, min(count, MAX_LISTED))
+        subscribers = self._subscribers
+        return Channels(subscribers.largest_channels(wanted), subscribers.channel_count)
 
     def _publish(self, message: Publish) -> None:
         ends = frozenset(message.ends)
@@ -577,6 +783,47 @@ class Hub:
         if now - self._warned.get(kind, -WARNING_INTERVAL) >= WARNING_INTERVAL:
             self._warned[kind] = now
             logger.warning(text, *values)
+
+
+def take_over(config: HubConfig) -> Hub:
+    """Take over from the hub that runs: :mod:`~sidearm.hub.takeover` tells how.
+
+    Raises:
+        NoHub: None runs.
+        HubError: It could not be replaced, and goes on.
+    """
+    successor = Successor(config.socket, platform.raise_descriptor_limit())
+    collected = successor.collect()
+    outline = collected.outline
+    assert outline is not None  # noqa: S101  # it is whole
+    listener, lock, token, *metrics = collected.descriptors
+    right = takeover.Token(token)
+    try:
+        hub = Hub(
+            config,
+            Listener.inherit(config.socket, listener, lock),
+            Log.restore(config, outline.log, collected.history),
+        )
+        hub.restore(collected, outline)
+        hub.listen_for_metrics(socket.socket(fileno=metrics[0]) if metrics else None)
+    except Exception as error:
+        successor.give_up(f"the new hub failed: {error!r}")
+        raise
+    if not right.take():
+        raise takeover.NotReplaceable(
+            f"The hub on {config.socket!r} was not replaced: this process was too slow for it.",
+            config.socket,
+        )
+    right.close()
+    hub.predecessor = successor.old_pid
+    hub.sign()
+    successor.tell_serving()
+    logger.info(
+        "This hub has taken over from process %d: %d streams.",
+        successor.old_pid,
+        len(collected.clients),
+    )
+    return hub
 
 
 def _open_spare() -> int:

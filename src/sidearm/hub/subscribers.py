@@ -8,14 +8,17 @@ put together once for all of them, in the log's order.
 from __future__ import annotations
 
 import contextlib
+import heapq
 import math
 import os
 import socket
 from _socket import socket as RawSocket  # noqa: N812
 from collections import Counter, deque
+from collections.abc import Iterable
 
 from . import platform
 from .buffers import Buffers
+from .state import Client, ClientState
 
 FAMILIES = (socket.AF_INET, socket.AF_INET6, platform.AF_UNIX)
 DRAIN_SIZE = 1 << 16  # bytes
@@ -46,6 +49,20 @@ class Outbox:
         self.exempt = self.size if exempt else 0
         self.final = False
         self._buffers: Buffers | None = None
+
+    @classmethod
+    def restore(
+        cls, parts: Iterable[tuple[bytes, int]], exempt: int, *, final: bool = False
+    ) -> Outbox:
+        """What waited in a predecessor."""
+        outbox = cls([memoryview(frame)[start:] for frame, start in parts], exempt=False)
+        outbox.exempt = exempt
+        outbox.final = final
+        return outbox
+
+    def parts(self) -> list[tuple[bytes, int]]:
+        """What waits: whole objects, each from an offset on."""
+        return [(part, 0) if isinstance(part, bytes) else _whole(part) for part in self._parts]
 
     @property
     def live(self) -> int:
@@ -112,6 +129,14 @@ class Outbox:
         return first if len(joined) == 1 else b"".join(joined)
 
 
+def _whole(part: memoryview) -> tuple[bytes, int]:
+    """The object that a view is a part of, and where it begins: it always reaches to the end."""
+    whole = part.obj
+    if not isinstance(whole, bytes):
+        raise TypeError(f"A frame is bytes, not {type(whole).__name__}.")
+    return whole, len(whole) - len(part)
+
+
 class Subscriber(RawSocket):
     """A client's connection.
 
@@ -156,6 +181,37 @@ class Subscriber(RawSocket):
         subscriber.seen = 0
         subscriber.expires = math.inf
         return subscriber
+
+    @classmethod
+    def restore(cls, client: Client) -> Subscriber:
+        """A subscriber of a predecessor; owns the descriptor from now on.
+
+        Raises:
+            NotAClient: It is something else, which is closed.
+        """
+        subscriber = cls.adopt(client.descriptor)
+        state = client.state
+        subscriber.tags = state.tags
+        subscriber.address = state.address
+        subscriber.seen = state.seen
+        subscriber.expires = state.expires
+        if client.waiting:
+            subscriber.outbox = Outbox.restore(client.waiting, state.exempt, final=state.final)
+        return subscriber
+
+    def state(self) -> Client:
+        """What a successor has to know, with the descriptor."""
+        outbox = self.outbox
+        state = ClientState(
+            self.group.channels,
+            exempt=outbox.exempt if outbox else 0,
+            final=outbox is not None and outbox.final,
+            tags=self.tags,
+            address=self.address,
+            seen=self.seen,
+            expires=self.expires,
+        )
+        return Client(self.fileno(), state, outbox.parts() if outbox else [])
 
     def find_flaw(self) -> str | None:
         """Why this is no client's connection, or None."""
@@ -246,6 +302,14 @@ class Subscribers:
     def count_of(self, address: bytes) -> int:
         """How many subscribers have an address that is counted."""
         return self._by_address.get(address, 0)
+
+    def largest_channels(self, count: int) -> list[tuple[str, int]]:
+        """The channels with the most subscribers, and how many those are."""
+        sizes = {
+            name: sum(len(group.members) for group in groups)
+            for name, groups in self._by_channel.items()
+        }
+        return heapq.nsmallest(count, sizes.items(), key=lambda item: (-item[1], item[0]))
 
     def add(self, subscriber: Subscriber, channels: tuple[str, ...]) -> None:
         """Take in a subscriber."""

@@ -38,13 +38,8 @@ class Printer:
     @classmethod
     def for_output(cls) -> Printer:
         """For standard output: colours on a terminal only, and none where NO_COLOR is set."""
-        colour = (
-            sys.stdout.isatty()
-            and not os.environ.get("NO_COLOR")
-            and os.environ.get("TERM") != "dumb"
-        )
         columns, _ = shutil.get_terminal_size((WIDTH, 24))
-        return cls(width=min(columns, WIDTH), colour=colour)
+        return cls(width=min(columns, WIDTH), colour=wants_colour())
 
     def lines(self, record: Mapping[str, Any]) -> Iterator[str]:
         """What to print for one record, after what was printed before it."""
@@ -55,6 +50,13 @@ class Printer:
             self._day = day_of(record)
             yield f"-- {self._day} --"
         yield format_record(record, width=self._width, colour=self._colour)
+
+
+def wants_colour() -> bool:
+    """Whether standard output is a terminal, and nobody has said NO_COLOR."""
+    return (
+        sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    )
 
 
 def day_of(record: Mapping[str, Any]) -> str:

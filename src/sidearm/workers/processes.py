@@ -4,6 +4,10 @@ One loop sleeps in one selector. Signals arrive through ``signal.set_wakeup_fd``
 lost between a look and the sleep. Each child holds the write end of a pipe on which it says that it
 is ready, and the read end of the *lifeline*, which breaks when this process is gone.
 
+A service that can be replaced without a break gets a second process, its *successor*, which takes
+over from the first by itself. The successor is the child from the moment at which it is ready, or
+at which the first has ended; whatever ends before that is not restarted, so there are never three.
+
 Children have process groups of their own: Ctrl-C in a terminal reaches this process alone, which
 stops them in order. A child that ended leaves nothing behind: the rest of its group is killed, such
 as gunicorn's workers when their master was.
@@ -31,6 +35,8 @@ FIRST_DELAY = 0.1  # seconds before a dead child is started again; doubled each 
 LONGEST_DELAY = 10.0  # seconds
 STARTING_GRACE = 5.0  # seconds to stop for a child that was not ready yet: it served nobody
 HEALTHY_AFTER = 10.0  # seconds; a child that was ready for so long begins anew with FIRST_DELAY
+SUCCESSION_PATIENCE = 60.0  # seconds in which a successor must have taken over
+WANTS_SUCCESSOR = b'{"replace": true}\n'  # what a child says that asks to be replaced
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +44,8 @@ class Service:
     """What one child runs.
 
     Its program understands ``--lifeline FD`` (end when that pipe does) and ``--ready FD`` (write a
-    JSON object as a line there when it can be used; one with ``workers`` is written by each).
+    JSON object as a line there when it can be used; one with ``workers`` is written by each). One
+    that ``succeeds`` also understands ``--replace``, and may write :data:`WANTS_SUCCESSOR` there.
 
     Attributes:
         name: As it stands in messages, such as ``"the hub"``.
@@ -48,6 +55,7 @@ class Service:
         environment: Added to this process's own.
         stop_within: Seconds that it may take to stop; what it says when ready may raise them.
         reloads: Whether SIGHUP has it load its code again.
+        succeeds: Whether a new process can take over from a running one, as SIGUSR2 asks for.
     """
 
     name: str
@@ -57,6 +65,7 @@ class Service:
     environment: Mapping[str, str] = field(default_factory=dict)
     stop_within: float = 30.0  # seconds
     reloads: bool = False
+    succeeds: bool = False
 
 
 class Child:
@@ -68,6 +77,7 @@ class Child:
         ever_ready: Whether any process of this service was.
         due: When to start it again, by the monotonic clock; None while it runs or shall not run.
         pipe: Where it says that it is ready; None when nothing more is heard from there.
+        follows: Whether its process has taken over from another.
     """
 
     def __init__(self, service: Service) -> None:
@@ -78,8 +88,30 @@ class Child:
         self.ever_ready = False
         self.due: float | None = None
         self.pipe: int | None = None
+        self.follows = False
         self._said = b""
         self._delay = FIRST_DELAY
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its process has ended, and was not given up yet."""
+        return self.process is not None and self.process.poll() is not None
+
+    @property
+    def failed(self) -> bool:
+        """Whether its process has ended, and not as it should."""
+        return self.has_ended and self.process is not None and self.process.returncode != 0
+
+    def describe_end(self) -> str:
+        """How its process ended, in words."""
+        return describe_status(self.process.returncode) if self.process is not None else "ended"
+
+    def inherit(self, old: Child) -> None:
+        """Go on as the child that the old one was."""
+        self.follows = True
+        self.due = None
+        self.ever_ready = self.ever_ready or old.ever_ready
+        self._delay = old._delay
 
     @property
     def grace(self) -> float:
@@ -88,14 +120,19 @@ class Child:
             return STARTING_GRACE
         return max(self.service.stop_within, float(self.ready.get("stop_within", 0)))
 
-    def start(self, lifeline: int) -> None:
+    def start(self, lifeline: int, *arguments: str) -> None:
         """Start the process.
+
+        Args:
+            lifeline: The read end of a pipe that breaks when this process is gone.
+            arguments: Added to the service's own.
 
         Raises:
             OSError: The machine has no room for it.
         """
         self.due = None
         self.ready = None
+        self.follows = False
         self._said = b""
         service = self.service
         self.pipe, theirs = os.pipe()
@@ -105,6 +142,7 @@ class Child:
                 [
                     *(sys.executable, *service.program),
                     *("--lifeline", str(lifeline), "--ready", str(theirs)),
+                    *arguments,
                     *service.arguments,
                 ],
                 env={**os.environ, **service.environment},
@@ -169,6 +207,9 @@ class Supervisor:
         on_stop: Callable[[StartError | None], None],
     ) -> None:
         self._children = {service.name: Child(service) for service in services}
+        self._successors: dict[str, Child] = {}
+        self._replaced: list[Child] = []  # have given all away, and are about to end
+        self._wanted: list[str] = []  # services that want a successor
         self._say = say
         self._on_ready = on_ready
         self._on_stop = on_stop
@@ -192,7 +233,7 @@ class Supervisor:
             with self._listening():
                 self._watch(lifeline)
         finally:
-            for child in self._children.values():
+            for child in (*self._children.values(), *self._successors.values(), *self._replaced):
                 self._kill(child)
             self._selector.close()
             os.close(lifeline)
@@ -203,6 +244,8 @@ class Supervisor:
     def _watch(self, lifeline: int) -> None:
         while not self._over():
             self._start_due(lifeline)
+            while self._wanted:
+                self._start_successor(self._wanted.pop(0), lifeline)
             for key, _ in self._selector.select(self._pause()):
                 key.data()
             # After the pipes: a child may become ready and end between two looks.
@@ -223,7 +266,7 @@ class Supervisor:
                     pass
 
         self._selector.register(receiving, selectors.EVENT_READ, drain)
-        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGCHLD]
+        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGCHLD, signal.SIGUSR2]
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup
             numbers.append(signal.SIGHUP)
         before = {
@@ -245,6 +288,9 @@ class Supervisor:
     def _obey(self, number: int) -> None:
         if number == signal.SIGCHLD:
             return  # the reaping that follows each sleep has seen to it
+        if number == signal.SIGUSR2:
+            self._wanted += [name for name, c in self._children.items() if c.service.succeeds]
+            return
         # A terminal that hangs up takes its programs along; a service is asked to reload.
         if number == signal.SIGHUP and not self._on_terminal:
             for child in self._children.values():
@@ -260,6 +306,9 @@ class Supervisor:
         self._stopping = True
         for child in self._children.values():
             child.due = None
+        for successor in self._successors.values():
+            self._kill(successor)
+        self._successors.clear()
         self._on_stop(self._failure)
 
     def _over(self) -> bool:
@@ -299,14 +348,59 @@ class Supervisor:
         if child.pipe is not None:
             self._selector.register(child.pipe, selectors.EVENT_READ, lambda: self._hear(child))
 
+    def _start_successor(self, name: str, lifeline: int) -> None:
+        """Start a process that takes over from a running one, unless there is none, or one is."""
+        child = self._children[name]
+        if self._stopping or child.ready is None or name in self._successors:
+            return
+        successor = self._successors[name] = Child(child.service)
+        try:
+            successor.start(lifeline, "--replace")
+        except OSError as error:
+            self._not_replaced(name, f"its replacement could not be started ({error.strerror})")
+            return
+        successor.due = time.monotonic() + SUCCESSION_PATIENCE
+        if successor.pipe is not None:
+            self._selector.register(
+                successor.pipe, selectors.EVENT_READ, lambda: self._hear(successor)
+            )
+
+    def _not_replaced(self, name: str, how: str) -> None:
+        self._kill(self._successors.pop(name))
+        child = self._children[name]
+        pid = child.process.pid if child.process is not None else "?"
+        self._say(f"{name} was not replaced: {how}. Process {pid} goes on.")
+
+    def _promote(self, name: str) -> Child:
+        """Let a successor be the child from now on."""
+        old, new = self._children[name], self._successors.pop(name)
+        new.inherit(old)
+        self._children[name] = new
+        return old
+
     def _hear(self, child: Child) -> None:
         said = child.read()
         if said == b"":
             self._hang_up(child)
-        elif said and child.ready is None:
-            again = child.ever_ready
-            if child.take_down(said, time.monotonic()):
-                self._announce(child, again=again)
+            return
+        if not said:
+            return
+        if child.service.succeeds and WANTS_SUCCESSOR in said:
+            self._wanted.append(child.service.name)
+        again = child.ever_ready
+        if child.ready is None and child.take_down(said, time.monotonic()):
+            self._ready(child, again=again)
+
+    def _ready(self, child: Child, *, again: bool) -> None:
+        name = child.service.name
+        if self._successors.get(name) is child:
+            old = self._promote(name)
+            self._replaced.append(old)
+            old.due = time.monotonic() + STARTING_GRACE
+        if child.follows and child.process is not None:
+            self._say(f"{name} was replaced by process {child.process.pid}.")
+        else:
+            self._announce(child, again=again)
 
     def _announce(self, child: Child, *, again: bool) -> None:
         if again and child.process is not None:
@@ -316,10 +410,28 @@ class Supervisor:
             self._on_ready(self._children)
 
     def _reap(self) -> None:
+        now = time.monotonic()
+        for old in list(self._replaced):
+            if old.has_ended or (old.due is not None and old.due <= now):
+                self._kill(old)
+                self._replaced.remove(old)
+        for name, successor in list(self._successors.items()):
+            self._look_after(name, self._children[name], successor, now)
         for child in self._children.values():
-            if child.process is None or child.process.poll() is None:
-                continue
-            self._ended(child, describe_status(child.process.returncode))
+            if child.has_ended:
+                self._ended(child, child.describe_end())
+
+    def _look_after(self, name: str, child: Child, successor: Child, now: float) -> None:
+        """See what became of a replacement; afterwards one of both is the child."""
+        if child.has_ended:
+            # It has given all away, or has died on the way: the other one knows.
+            if child.failed:
+                self._say(f"{name} {child.describe_end()} while it was being replaced.")
+            self._kill(self._promote(name))
+        elif successor.has_ended:
+            self._not_replaced(name, f"its replacement {successor.describe_end()}")
+        elif successor.due is not None and successor.due <= now:
+            self._not_replaced(name, "its replacement did not take over in time")
 
     def _ended(self, child: Child, how: str) -> None:
         self._kill(child)  # what it left in its group, and the pipe
@@ -358,7 +470,8 @@ class Supervisor:
         if self._stopping:
             due = [self._patience]
         else:
-            due = [child.due for child in self._children.values() if child.due is not None]
+            waiting = (*self._children.values(), *self._successors.values(), *self._replaced)
+            due = [child.due for child in waiting if child.due is not None]
         return max(0.0, min(due) - time.monotonic()) if due else None
 
 

@@ -88,7 +88,12 @@ class Site:
         Listener(self.hub.socket).close()
 
     def hub_service(self) -> Service:
-        return Service(name=HUB, program=("-m", "sidearm.hub"), arguments=(self.hub.to_json(),))
+        return Service(
+            name=HUB,
+            program=("-m", "sidearm.hub"),
+            arguments=(self.hub.to_json(),),
+            succeeds=True,
+        )
 
     def web_service(self, listener: socket.socket) -> Service:
         app = () if self.app_import_path is None else ("--app", self.app_import_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import msgspec
+from prometheus_client.parser import text_string_to_metric_families
 
 from sidearm.hub.figures import FIGURES, as_json, exposition, table
 from sidearm.hub.messages import Figures
@@ -34,6 +35,31 @@ def test_h10_text_format_of_prometheus() -> None:
         assert float(number) == getattr(FIGURES_NOW, figure.field)
     assert "sidearm_hub_streams 12345\n" in text
     assert "sidearm_hub_streams_opened_total 20000\n" in text
+
+
+def test_h10_prometheus_reads_every_figure() -> None:
+    """Its own client's parser finds each name with its kind, its meaning and its value."""
+    found = {
+        family.name: family for family in text_string_to_metric_families(exposition(FIGURES_NOW))
+    }
+    assert len(found) == len(FIGURES)
+    for figure in FIGURES:
+        # The parser gives a counter's family without the end of its name.
+        family = found[figure.name.removesuffix("_total")]
+        assert family.type == ("counter" if figure.is_counter else "gauge")
+        assert family.documentation == figure.meaning
+        (sample,) = family.samples
+        assert (sample.name, sample.labels) == (figure.name, {})
+        assert sample.value == getattr(FIGURES_NOW, figure.field)
+
+
+def test_h10_prometheus_reads_large_numbers_and_small_ones() -> None:
+    """As exactly as it can: its values are floating-point numbers."""
+    figures = Figures("0", 1, 1e-7, delivered=2**53 - 1, history_bytes=10**15)
+    found = {family.name: family for family in text_string_to_metric_families(exposition(figures))}
+    assert found["sidearm_hub_uptime_seconds"].samples[0].value == 1e-7
+    assert found["sidearm_hub_events_delivered"].samples[0].value == 2**53 - 1
+    assert found["sidearm_hub_history_bytes"].samples[0].value == 10**15
 
 
 def test_h10_figures_for_people_and_programs() -> None:

@@ -12,12 +12,13 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from hub_crowd import Crowd
+from hub_series import Hubs, publishing
 from hub_streams import PATIENCE, Stream, event, figures_of, publish_all, wait_for, wait_for_hub
 
 from sidearm.exceptions import HubError
@@ -43,43 +44,15 @@ from sidearm.hub.reader import RecordReader
 from sidearm.hub.server import Server
 from sidearm.hub.state import STATE_VERSION, Clients, End
 from sidearm.hub.takeover import STEP_PATIENCE, NotReplaceable, Successor
-from sidearm.testing import HubServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
 CLIENTS = int(os.environ.get("TAKEOVER_CLIENTS", "2000"))
 REPLACEMENTS = int(os.environ.get("TAKEOVER_REPLACEMENTS", "5"))
 KILLS = int(os.environ.get("TAKEOVER_KILLS", "5"))
 AGE = 6.0  # seconds
 LONG = 120.0  # seconds of patience where very many are served on a busy machine
-
-
-class Hubs:
-    """One hub after the other on one socket; each takes over from the one before."""
-
-    def __init__(self, folder: str, **settings: Any) -> None:
-        self.config = HubConfig(socket=f"{folder}/hub.sock", **settings)
-        self._servers = ExitStack()
-        self.current = self._start()
-
-    def replace(self) -> HubServer:
-        """Start a hub that takes over, and wait until the old one has ended."""
-        old, self.current = self.current, self._start("--replace")
-        wait_for(self.config.socket, lambda figures: figures.pid == self.current.pid)
-        assert old.wait_for_exit(PATIENCE) == 0
-        return old
-
-    def close(self) -> None:
-        self._servers.close()
-
-    def _start(self, *arguments: str) -> HubServer:
-        class Next(HubServer):
-            def command(self) -> list[str]:
-                program = [sys.executable, "-m", "sidearm.hub", "--log-level", "INFO"]
-                return [*program, *arguments, self.config.to_json()]
-
-        return self._servers.enter_context(Next(lambda _: self.config, start_timeout=PATIENCE))
 
 
 @pytest.fixture
@@ -111,33 +84,6 @@ def many_descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, before)
-
-
-@contextmanager
-def publishing(hub: HubClient) -> Iterator[Callable[[], int]]:
-    """Publish numbers from 0 up, ten in a second; gives a stop that tells how many."""
-    stopping = threading.Event()
-    published = itertools.count()
-    count = 0
-
-    def publish() -> None:
-        nonlocal count
-        while not stopping.wait(0.1):
-            hub.publish([event("a", next(published))])
-            count += 1
-
-    thread = threading.Thread(target=publish)
-    thread.start()
-
-    def stop() -> int:
-        stopping.set()
-        thread.join()
-        return count
-
-    try:
-        yield stop
-    finally:
-        stop()
 
 
 def test_h5_nobody_reconnects_and_each_event_comes_once(hubs: Hubs, hub: HubClient) -> None:

@@ -115,6 +115,41 @@ def test_h5_replacement_that_fails_under_up_is_told_and_harms_nothing(site: UpSe
         assert site.hub_figures().pid == old
 
 
+def test_h5_new_hub_that_stands_still_under_up_is_given_up(tmp_path: Path) -> None:
+    """The old hub goes on after its time limit, and says so; ``up`` ends the one that hangs."""
+    standing_still = tmp_path / "patch" / "sitecustomize.py"
+    standing_still.parent.mkdir()
+    standing_still.write_text(
+        "import os, signal, sys\n"
+        "if {'sidearm.hub', '--replace'} <= {*sys.orig_argv}:\n"
+        "    from sidearm.hub.takeover import Token\n"
+        "    Token.take = lambda _: os.kill(os.getpid(), signal.SIGSTOP)\n"
+    )
+    (tmp_path / "version").write_text("1")
+    paths = f"{standing_still.parent}{os.pathsep}{APPS}"
+    env = {"SITE_FOLDER": str(tmp_path), "PYTHONPATH": paths}
+    with (
+        UpServer("whole_site:app", cwd=APPS, env=env, start_timeout=START) as site,
+        EventSource(f"{site.url}/stream", timeout=PATIENCE) as source,
+    ):
+        post(site, "before")
+        assert source.next_event().data == "before"
+        old = site.hub_figures().pid
+        done = run("--replace", "--socket", site.socket_path)
+        assert (done.returncode, done.stdout) == (1, "")
+        (line,) = done.stderr.splitlines()
+        assert f"did not answer in time. Process {old} goes on." in line
+        site.wait_for_log("not replaced, and goes on: the new hub did not answer in time", PATIENCE)
+        post(site, "after")
+        assert source.next_event().data == "after"
+        site.wait_for_log("The hub was not replaced: its replacement did not take over", PATIENCE)
+        standing_still.unlink()
+        assert run("--replace", "--socket", site.socket_path).returncode == 0
+        assert site.hub_figures().failed_takeovers == 1
+        post(site, "replaced")
+        assert source.next_event().data == "replaced"
+
+
 def test_h5_replace_without_up_becomes_the_hub(tmp_path: Path) -> None:
     """A hub that nobody looks after is replaced by the command itself; the old one ends."""
     path = str(tmp_path / "hub.sock")

@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
         type=int,
         metavar="FD",
         help='write "{}" as a line there when the socket is served, and later \'{"replace": true}\''
-        " when a new hub is wanted",
+        " when a new hub is wanted, or false in place of true when it cannot take over any more",
     )
     parser.add_argument(
         "--replace", action="store_true", help="take over from the hub that runs, if one does"
@@ -46,15 +46,15 @@ def main(arguments: list[str] | None = None) -> int:
             with contextlib.suppress(OSError):  # nobody listens any more
                 os.write(options.ready, line)
 
-    def ask_for_successor() -> None:
-        tell(b'{"replace": true}\n')
+    def want_successor(wanted: bool) -> None:  # noqa: FBT001
+        tell(b'{"replace": true}\n' if wanted else b'{"replace": false}\n')
 
     try:
         server = Server(
             HubConfig.from_json(options.config),
             lifeline=options.lifeline,
             replace=options.replace,
-            on_replace=None if options.ready is None else ask_for_successor,
+            on_replace=None if options.ready is None else want_successor,
         )
         server.run(lambda: tell(b"{}\n"))
     except HubError as error:

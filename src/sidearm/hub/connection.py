@@ -128,7 +128,8 @@ class Connection:
             for data in self._splitter.feed(self._buffer[:size]):
                 message = self._checked(decode_to_hub(data))
                 yield message, self._next_descriptor() if isinstance(message, Handoff) else None
-            if self._descriptors and not self._splitter.holds_part:
+            # One may have come with the beginning of a message, and waits for the rest.
+            if len(self._descriptors) > self._splitter.holds_part:
                 raise ProtocolError("A descriptor came with a message that carries none.")
             if size < len(self._buffer) and not ancillary:
                 return

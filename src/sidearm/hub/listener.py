@@ -8,6 +8,7 @@ it, and a socket whose lock is free was left behind, and can go.
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import socket
 import stat
@@ -19,6 +20,8 @@ from ..exceptions import HubError
 from . import platform
 
 BACKLOG = 1024
+
+logger = logging.getLogger("sidearm.hub")
 
 _open: weakref.WeakSet[Listener] = weakref.WeakSet()
 
@@ -57,7 +60,7 @@ class Listener:
             lock: The locked file.
 
         Raises:
-            HubError: Something else is at the path by now.
+            HubError: Nothing is at the path any more.
         """
         return cls(path, (RawSocket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor), lock))
 
@@ -67,8 +70,11 @@ class Listener:
         return self._lock
 
     def sign(self) -> None:
-        """Write down which process serves the path."""
-        _sign(self._lock)
+        """Write down which process serves the path, for people and messages."""
+        try:
+            _sign(self._lock)
+        except OSError as error:  # such as a full disk; the lock itself holds
+            logger.warning("%s.lock names the wrong process: %s.", self.path, error.strerror)
 
     def release(self) -> None:
         """Leave the socket and the lock to the process that has inherited them."""

@@ -34,7 +34,8 @@ class Replacement:
 
     Attributes:
         is_possible: Whether another process may have what this one holds.
-        start: Asks whoever started this hub to start one that replaces it; None: nobody does.
+        want: Tells whoever started this hub to start one that replaces it (True), or that the one
+            that was started is of no use any more (False). None: nobody looks after this hub.
         successor: Who takes over at the end of this round.
         failed: Attempts that failed so far.
     """
@@ -43,7 +44,7 @@ class Replacement:
         self._send = send
         self._want_it: set[Connection] = set()
         self.is_possible = True
-        self.start: Callable[[], None] | None = None
+        self.want: Callable[[bool], None] | None = None
         self.successor: Connection | None = None
         self.failed = 0
 
@@ -61,14 +62,15 @@ class Replacement:
             ProtocolError: This hub cannot be replaced like that; the message says why.
         """
         if isinstance(message, Replace):
-            self._send(connection, Replacing(os.getpid(), self.start is not None))
-            if self.start is not None:
+            self._send(connection, Replacing(os.getpid(), self.want is not None))
+            if self.want is not None:
                 self._want_it.add(connection)
-                self.start()
+                self.want(True)
             return
         flaw = self._find_flaw(message, descriptor_count)
         if flaw is not None:
-            self._fail(flaw)
+            if self.successor is None:  # else those who wait may still get what they want
+                self._fail(flaw)
             raise ProtocolError(flaw)
         self.successor = connection
 
@@ -89,12 +91,10 @@ class Replacement:
             Whether it serves from now on. If not, this hub goes on.
         """
         self.successor = None
-        token = Token.make()
         began = time.monotonic()
         try:
-            reason = give(connection.socket, tell(token), token)
+            reason = self._give(connection, tell)
         finally:
-            token.close()
             connection.close()
         if reason is None:
             logger.info("Another hub has taken over, in %.3f s.", time.monotonic() - began)
@@ -105,7 +105,19 @@ class Replacement:
             time.monotonic() - began,
         )
         self._fail(f"{reason}.")
+        if self.want is not None:
+            self.want(False)
         return False
+
+    def _give(self, connection: Connection, tell: Tell) -> str | None:
+        try:
+            token = Token.make()
+        except OSError as error:
+            return f"there is no descriptor for the token ({error.strerror})"
+        try:
+            return give(connection.socket, tell(token), token)
+        finally:
+            token.close()
 
     def _find_flaw(self, message: TakeOver, descriptor_count: int) -> str | None:
         if not self.is_possible:

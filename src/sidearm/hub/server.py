@@ -82,7 +82,8 @@ class Server:
         lifeline: A descriptor at whose end the hub stops: the other end is held by a process
             without which it is of no use.
         replace: Whether to take over from the hub that runs, if one does.
-        on_replace: Asks whoever started this hub to start one that replaces it.
+        on_replace: Tells whoever started this hub to start one that replaces it (True), or that the
+            one that was started is of no use any more (False).
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class Server:
         *,
         lifeline: int | None = None,
         replace: bool = False,
-        on_replace: Callable[[], None] | None = None,
+        on_replace: Callable[[bool], None] | None = None,
     ) -> None:
         self.config = config
         self._lifeline = lifeline
@@ -166,7 +167,7 @@ class Server:
         # A hub in a thread belongs to its process: another one cannot have it.
         metrics: asyncio.Server | None = None
         hub.replacement.is_possible = signals
-        hub.replacement.start = self._on_replace
+        hub.replacement.want = self._on_replace
         try:
             loop.add_reader(hub.fileno(), self._wake, hub)
             self._beat(loop, hub)
@@ -214,7 +215,10 @@ class Server:
             self._stopping.set()
 
     def _beat(self, loop: asyncio.AbstractEventLoop, hub: Hub) -> None:
-        """One timer for the heartbeats of all streams."""
+        """One timer for the heartbeats of all streams.
+
+        A hub that has taken over begins with one: nobody knows when the last was.
+        """
         if not self.config.heartbeat:
             return
 
@@ -222,7 +226,7 @@ class Server:
             loop.call_later(self.config.heartbeat, beat)
             hub.heartbeat()
 
-        loop.call_later(self.config.heartbeat, beat)
+        loop.call_later(0 if hub.predecessor else self.config.heartbeat, beat)
 
     def _age(self, loop: asyncio.AbstractEventLoop, hub: Hub) -> None:
         """One timer for the maximum ages of all streams."""

@@ -23,9 +23,9 @@ from .messages import EncodedRecord, Message, Refused
 STATE_VERSION = 1
 PIECE_SIZE = 1 << 20  # bytes of frames in one piece, unless one frame alone is larger
 EVENTS_AT_ONCE = 5000
-# Linux takes 253 descriptors in one message (SCM_MAX_FD); a worker may have a few more than one.
+# Linux takes 253 descriptors in one message (SCM_MAX_FD); a worker may hold one beside its own.
 CLIENTS_AT_ONCE = 200
-WORKERS_AT_ONCE = 40
+WORKERS_AT_ONCE = 100
 
 T = TypeVar("T")
 

@@ -41,6 +41,7 @@ from __future__ import annotations
 import array
 import contextlib
 import errno
+import logging
 import os
 import socket
 import time
@@ -65,6 +66,8 @@ _ANCILLARY_SIZE = socket.CMSG_SPACE(253 * _DESCRIPTOR_SIZE) if platform.can_hand
 ARRIVED = b"+"
 SERVING = b"!"
 GIVEN_UP = b"-"
+
+logger = logging.getLogger("sidearm.hub")
 
 
 class NotReplaceable(HubError):
@@ -153,6 +156,9 @@ def give(link: RawSocket, pieces: Iterable[tuple[AnyPiece, list[int]]], token: T
             reason = f"its descriptors could not be sent ({error.strerror or error})"
     except ProtocolError as error:
         reason = str(error)
+    except Exception as error:  # else nobody would ask the token
+        logger.exception("The hub's state could not be told.")
+        reason = f"the state could not be told: {error!r}"
     return reason if token.take() else None
 
 

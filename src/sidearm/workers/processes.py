@@ -37,6 +37,7 @@ STARTING_GRACE = 5.0  # seconds to stop for a child that was not ready yet: it s
 HEALTHY_AFTER = 10.0  # seconds; a child that was ready for so long begins anew with FIRST_DELAY
 SUCCESSION_PATIENCE = 60.0  # seconds in which a successor must have taken over
 WANTS_SUCCESSOR = b'{"replace": true}\n'  # what a child says that asks to be replaced
+KEEPS_ALL = b'{"replace": false}\n'  # what it says when its successor cannot take over any more
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +46,8 @@ class Service:
 
     Its program understands ``--lifeline FD`` (end when that pipe does) and ``--ready FD`` (write a
     JSON object as a line there when it can be used; one with ``workers`` is written by each). One
-    that ``succeeds`` also understands ``--replace``, and may write :data:`WANTS_SUCCESSOR` there.
+    that ``succeeds`` also understands ``--replace``, and may write :data:`WANTS_SUCCESSOR` and
+    :data:`KEEPS_ALL` there.
 
     Attributes:
         name: As it stands in messages, such as ``"the hub"``.
@@ -387,6 +389,10 @@ class Supervisor:
             return
         if child.service.succeeds and WANTS_SUCCESSOR in said:
             self._wanted.append(child.service.name)
+        successor = self._successors.get(child.service.name)
+        if successor is not None and successor is not child and KEEPS_ALL in said:
+            # It ends by itself, unless it stands still.
+            successor.due = time.monotonic() + STARTING_GRACE
         again = child.ever_ready
         if child.ready is None and child.take_down(said, time.monotonic()):
             self._ready(child, again=again)

@@ -77,6 +77,18 @@ def test_everything_arrives_as_it_was() -> None:
     ]
 
 
+def test_h5_no_message_has_more_descriptors_than_the_kernel_takes() -> None:
+    """Linux takes 253 (SCM_MAX_FD); each worker may hold a client's beside its own."""
+    workers = [Worker(WorkerState("handoff", b"", b"", [True]), [n, 1]) for n in range(1001)]
+    clients = [Client(n, ClientState(("a",)), []) for n in range(1001)]
+    told = list(pieces(OUTLINE, [1, 2, 3], [], workers, clients))
+    assert max(len(descriptors) for _, descriptors in told) <= 253
+    assert sum(len(descriptors) for _, descriptors in told) == 3 + 3 * 1001
+    collected = tell((), workers, clients)
+    assert collected.workers == workers
+    assert collected.clients == clients
+
+
 def test_one_frame_for_many_stays_one_object() -> None:
     """A thousand slow clients do not make a thousand copies of what waits for them."""
     frame = b"x" * 100_000

@@ -115,7 +115,8 @@ def hub(
         def tell_up() -> None:
             old = server.predecessor
             taken = "" if old is None else f", in place of process {old}"
-            click.echo(f"The hub listens on {config.socket}{taken} (Ctrl-C stops it)")
+            with contextlib.suppress(OSError):  # nobody reads, or the disk is full: it serves
+                click.echo(f"The hub listens on {config.socket}{taken} (Ctrl-C stops it)")
 
         server.run(tell_up)
         if server.was_replaced:

@@ -183,7 +183,11 @@ def test_h6_killed_hub_costs_no_request_and_no_client_its_place(site: UpServer) 
                 for browser in browsers.all
             )
         )
-        sys.stderr.write(f"{CLIENTS} clients: back {time.monotonic() - killed:.1f} s later.\n")
+        spread = max(browser.parser.retry or 0 for browser in browsers.all) / 1000
+        sys.stderr.write(
+            f"{CLIENTS} clients: back {time.monotonic() - killed:.1f} s later. They were told to"
+            f" wait for {spread:.1f} s at most.\n"
+        )
         settled = requests.answered + 1  # the one under way may have been published before
         browsers.run(lambda: requests.answered >= settled + 5)
         count = requests.stop()

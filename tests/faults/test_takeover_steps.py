@@ -192,7 +192,7 @@ def test_h5_heartbeats_that_fall_due_meanwhile(
 
 
 def test_h5_new_hub_begins_with_a_heartbeat(folder: str) -> None:
-    """It does not know when the last one was: hubs that replace one another leave nobody in doubt."""
+    """It does not know when the last one was, and its own next one is due late."""
     hubs = Hubs(folder, heartbeat=3600)
     hub = HubClient(hubs.config.socket)
     try:

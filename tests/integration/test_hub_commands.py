@@ -178,6 +178,23 @@ def test_h5_replace_without_up_becomes_the_hub(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_h5_full_disk_behind_its_output_ends_no_hub(tmp_path: Path) -> None:
+    """It has taken over every stream; that it cannot say so is no reason to end them."""
+    config = HubConfig(socket=str(tmp_path / "hub.sock"), heartbeat=0)
+    with HubServer(lambda _: config) as old, Path("/dev/full").open("wb") as full:
+        hub = HubClient(config.socket)
+        with Stream(hub, "a") as stream:
+            publish_all(hub, [event("a", 1)])
+            command = [*FLASK, "--replace", "--socket", config.socket]
+            with subprocess.Popen(command, cwd=APPS, stdout=full) as new:
+                assert old.wait_for_exit(PATIENCE) == 0
+                publish_all(hub, [event("a", 2)])
+                assert stream.data(2) == ["1", "2"]
+                hub.close()
+                new.send_signal(signal.SIGINT)
+                new.wait(PATIENCE)
+
+
 # Figures
 
 

@@ -15,7 +15,7 @@ from . import eventstream, opening
 from .closing import Closings
 from .fanout import Fanout
 from .log import Log
-from .messages import Close, Handoff
+from .messages import Close, Fetch, Handoff
 from .subscribers import Subscriber, Subscribers
 
 AGE_SPREAD = 0.1  # of the maximum age: streams that were opened together do not end together
@@ -63,6 +63,10 @@ class Streams:
         elif start.ended:
             self.closed += 1
         return start
+
+    def all_due(self, message: Fetch | Handoff) -> opening.Start:
+        """What a stream begins with, where it ends at once: it is polled."""
+        return opening.all_due(self._log, self.closings, message)
 
     def watch_age(self, subscriber: Subscriber) -> None:
         """See to it that a subscriber ends when it is too old."""

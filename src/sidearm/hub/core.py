@@ -1,0 +1,392 @@
+"""The hub without its loop: what it holds, and what it does in a round.
+
+Each wake-up is one round: read what the workers have sent, and append it to the log; send what
+arrived to all subscribers in one pass; then admit the clients that were handed over, so that what
+they are told from the history and what they get live meet without a gap and without a duplicate.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+
+from ..exceptions import ProtocolError
+from . import eventstream, opening, platform
+from .acceptor import Acceptor
+from .admission import Admission
+from .config import HubConfig
+from .connection import Connection
+from .descriptors import Descriptors
+from .fanout import Fanout
+from .listener import Listener
+from .log import Log
+from .messages import (
+    VERSION,
+    Channels,
+    Close,
+    Fetch,
+    Fetched,
+    Figures,
+    Handoff,
+    Hello,
+    Leave,
+    ListChannels,
+    Lost,
+    Message,
+    Publish,
+    ReadRecords,
+    Records,
+    Refused,
+    Replace,
+    Report,
+    Stats,
+    TakeOver,
+    ToHub,
+    Welcome,
+)
+from .metrics import open_port
+from .relay import Relay
+from .replacement import Replacement
+from .state import Worker
+from .streams import Streams
+from .subscribers import Subscriber, Subscribers
+from .tally import Tally
+
+READ_SIZE = 1 << 18  # bytes
+OWN_DESCRIPTORS = 7  # listener, lock, spare, poller, and the loop's three
+SNAPSHOT_LIMIT = 16 << 20  # bytes; beside the events of one message
+DISCARD_SIZE = 1 << 16  # bytes
+MAX_CHANNEL_LENGTH = 200  # characters; workers check channels thoroughly
+MAX_LISTED = 10_000  # channels in one answer
+
+logger = logging.getLogger("sidearm.hub")
+
+
+class Hub:
+    """The hub without its loop: whoever has one calls :meth:`wake` when :meth:`fileno` is readable.
+
+    Args:
+        config: What it is told at its start.
+        listener: The door of a predecessor.
+        log: Its log.
+
+    Raises:
+        HubError: The socket cannot be served.
+
+    Attributes:
+        listener: Where workers connect.
+        connections: Theirs, by descriptor.
+        log: The events.
+        fanout: Sends them.
+        streams: How streams begin and end.
+        relay: Passes records of tasks on.
+        tally: What happened so far.
+        began: When the first hub of this log began, by the monotonic clock (seconds).
+        metrics_listener: Where Prometheus asks for the figures; whoever has the loop answers.
+        replacement: Whether another process is about to take over; whoever has the loop lets it.
+        predecessor: The process that this hub has taken over from.
+        was_replaced: Whether another process serves what this hub holds.
+    """
+
+    def __init__(
+        self, config: HubConfig, listener: Listener | None = None, log: Log | None = None
+    ) -> None:
+        self._config = config
+        self.was_replaced = False
+        self.predecessor: int | None = None
+        self.began = time.monotonic()
+        self.tally = Tally()
+        self.listener = listener or Listener(config.socket)
+        self.metrics_listener: socket.socket | None = None
+        self._descriptors = Descriptors()
+        self._poller = platform.Poller()
+        self._acceptor = Acceptor(self.listener, self._poller, self._descriptors, self.tally)
+        self.log = log or Log(config)
+        self._subscribers = Subscribers()
+        self.fanout = Fanout(
+            self._subscribers, self._poller, config.subscriber_buffer, config.waiting_bytes
+        )
+        self.streams = Streams(self.log, self._subscribers, self.fanout)
+        self._admission = Admission(
+            config, self._descriptors, self._subscribers, self.streams, self.tally
+        )
+        self.connections: dict[int, Connection] = {}
+        self.relay = Relay(self._answer)
+        self.replacement = Replacement(self._answer)
+        self._message_limit = 4 * config.max_event_size + SNAPSHOT_LIMIT
+        self._read_buffer = memoryview(bytearray(READ_SIZE))
+        self._discarded = bytearray(DISCARD_SIZE)
+
+    def fileno(self) -> int:
+        """The descriptor that is readable when there is something to do."""
+        return self._poller.fileno()
+
+    def wake(self) -> None:
+        """Do what there is to do: one round."""
+        if self.was_replaced:
+            return
+        self._acceptor.begin_round()
+        for descriptor, readable, writable in self._poller.ready():
+            if descriptor in self.connections:
+                self._serve_connection(self.connections[descriptor], readable, writable)
+            elif descriptor == self.listener.fileno():
+                self._accept()
+            else:
+                self._serve_subscriber(descriptor, readable, writable)
+        self.fanout.flush()
+        self._admission.admit()
+
+    def heartbeat(self) -> None:
+        """Tell every quiet stream that it is alive, and where it would go on from."""
+        if self.was_replaced:
+            return
+        self.fanout.flush()
+        place = self.log.clock.text(self.log.mark())
+        self.fanout.heartbeat(eventstream.comment() + eventstream.frame(b"", place))
+
+    def end_aged(self) -> None:
+        """End the streams that have reached their maximum age."""
+        if self.was_replaced:
+            return
+        self.streams.end_aged(time.monotonic())
+
+    def figures(self) -> Figures:
+        """What there is, and what there was so far."""
+        fanout = self.fanout
+        return Figures(
+            epoch=self.log.clock.epoch,
+            pid=os.getpid(),
+            uptime=time.monotonic() - self.began,
+            subscribers=len(self._subscribers),
+            channels=self._subscribers.channel_count,
+            connections=len(self.connections),
+            descriptors=self._descriptor_count(),
+            descriptor_limit=self._descriptors.limit,
+            history_events=len(self.log),
+            history_bytes=self.log.size,
+            pending_bytes=self._subscribers.waiting_bytes,
+            delivered=fanout.delivered,
+            sends=fanout.sends,
+            disconnected_slow=fanout.disconnected_slow,
+            ended=self.streams.ended,
+            closed=self.streams.closed,
+            aged=self.streams.aged,
+            buffer_bytes=fanout.buffers.size,
+            failed_takeovers=self.replacement.failed,
+            **self.tally.counts,
+        )
+
+    def _descriptor_count(self) -> int:
+        return len(self._subscribers) + len(self.connections) + OWN_DESCRIPTORS
+
+    def release(self) -> None:
+        """Give every descriptor back, and end nothing: another process serves."""
+        self.listener.release()
+        for connection in self.connections.values():
+            connection.release()
+        for subscriber in self._subscribers.all():
+            subscriber.close()
+        self._close_own()
+
+    def close(self) -> None:
+        """Take what has already arrived, then end everything."""
+        self.replacement.is_possible = False
+        try:
+            self.wake()
+        finally:
+            self.listener.close()
+        for connection in list(self.connections.values()):
+            self._drop_connection(connection)
+        for subscriber in self._subscribers.all():
+            self.fanout.close(subscriber)
+        self._close_own()
+
+    def _close_own(self) -> None:
+        self._poller.close()
+        self._acceptor.close()
+
+    def listen_for_metrics(self, inherited: socket.socket | None = None) -> None:
+        """Open the port for Prometheus, or go on with a predecessor's if it is the same.
+
+        Raises:
+            HubError: It cannot be had.
+        """
+        wanted = self._config.metrics_port
+        if inherited is not None and inherited.getsockname()[1] == wanted:
+            self.metrics_listener = inherited
+            return
+        if inherited is not None:
+            inherited.close()
+        if wanted is not None:
+            self.metrics_listener = open_port(wanted)
+
+    def restore_connection(self, worker: Worker) -> Connection:
+        """Take in a connection of a predecessor."""
+        connection = Connection.restore(worker, self._read_buffer, self._message_limit)
+        self._watch(connection)
+        if connection.unread:
+            self._poller.watch_writing(connection.fileno(), wanted=True)
+        return connection
+
+    def let_go(self, connection: Connection) -> None:
+        """Forget a connection, without closing it."""
+        self._poller.forget(connection.fileno())
+        del self.connections[connection.fileno()]
+
+    # Workers
+
+    def _accept(self) -> None:
+        for accepted in self._acceptor.accept():
+            self._watch(Connection(accepted, self._read_buffer, self._message_limit))
+
+    def _watch(self, connection: Connection) -> None:
+        self.connections[connection.fileno()] = connection
+        self._poller.watch(connection.fileno())
+
+    def _serve_connection(
+        self,
+        connection: Connection,
+        readable: bool,  # noqa: FBT001
+        writable: bool,  # noqa: FBT001
+    ) -> None:
+        try:
+            if writable and connection.write():
+                self._poller.watch_writing(connection.fileno(), wanted=False)
+            if readable:
+                for message, descriptor in connection.read():
+                    self._take(connection, message, descriptor)
+        except EOFError:
+            self._drop_connection(connection)
+        except ProtocolError as error:
+            self._refuse(connection, str(error))
+        except Exception as error:
+            logger.exception("A worker's message could not be handled.")
+            self._refuse(connection, f"The hub failed: {error!r}.")
+        if connection.lost_descriptors:
+            self.tally.counts["lost_descriptors"] += connection.lost_descriptors
+            connection.lost_descriptors = 0
+            self._descriptors.learn_limit()
+            self.tally.warn(
+                "lost",
+                "A client was lost on its way, and comes back: all %d descriptors are in use.",
+                self._descriptors.limit,
+            )
+
+    def _refuse(self, connection: Connection, reason: str) -> None:
+        self.tally.counts["refused_connections"] += 1
+        logger.warning("A connection (%s) was closed: %s", connection.role or "stranger", reason)
+        try:
+            connection.answer(Refused(reason))
+        except (ProtocolError, OSError) as error:
+            logger.debug("It could not be told: %s", error)
+        self._drop_connection(connection)
+
+    def _drop_connection(self, connection: Connection) -> None:
+        self.let_go(connection)
+        connection.close()
+        self.relay.forget(connection)
+        self.replacement.forget(connection)
+
+    def _answer(self, connection: Connection, message: Message) -> None:
+        if not connection.answer(message):
+            self._poller.watch_writing(connection.fileno(), wanted=True)
+
+    def _take(self, connection: Connection, message: ToHub, descriptor: int | None) -> None:
+        match message:
+            case Publish():
+                self._publish(message)
+            case Handoff():
+                self._admission.receive(message, descriptor)
+            case Fetch() | Stats() | ListChannels():
+                self._answer(connection, self._look_up(message))
+            case Close():
+                self.streams.close(message)
+            case Lost():
+                self._lose(message.channels)
+            case Replace() | TakeOver():
+                self.replacement.take(connection, message, self._descriptor_count())
+            case Hello():
+                self._answer(connection, self._welcome())
+            case Report() | Records() | Leave() | ReadRecords():
+                self.relay.take(connection, message)
+
+    def _welcome(self) -> Welcome:
+        clock = self.log.clock
+        return Welcome(
+            VERSION,
+            clock.epoch,
+            clock.offset,
+            self._config.max_event_size,
+            os.getpid(),
+            records=True,
+        )
+
+    def _look_up(self, question: Fetch | Stats | ListChannels) -> Fetched | Figures | Channels:
+        match question:
+            case Fetch():
+                return Fetched(self._admission.all_due(question))
+            case Stats():
+                return self.figures()
+            case ListChannels():
+                return self._list_channels(question.count)
+
+    def _list_channels(self, count: int) -> Channels:
+        wanted = max(0, min(count, MAX_LISTED))
+        subscribers = self._subscribers
+        return Channels(subscribers.largest_channels(wanted), subscribers.channel_count)
+
+    def _publish(self, message: Publish) -> None:
+        ends = frozenset(message.ends)
+        for number, (channel, body, keep) in enumerate(message.events):
+            if self._is_sound(channel, body):
+                self.tally.counts["published"] += 1
+                self.fanout.queue(channel, self.log.append(channel, body, keep))
+            if number in ends:
+                self.streams.end(channel)
+
+    def _is_sound(self, channel: str, body: bytes) -> bool:
+        """Refuse what a worker of ours would not have sent, and what would end another's frame."""
+        limit = self._config.max_event_size
+        if len(body) <= limit and body.endswith(b"\n") and 0 < len(channel) <= MAX_CHANNEL_LENGTH:
+            return True
+        self.tally.counts["refused_events"] += 1
+        self.tally.warn(
+            "event",
+            "An event of %d bytes for channel %.200r was refused: SIDEARM_MAX_EVENT_SIZE is %d.",
+            len(body),
+            channel,
+            limit,
+        )
+        return False
+
+    def _lose(self, channels: tuple[str, ...]) -> None:
+        """A worker gave events up: say so to those who listen, and to those who resume."""
+        place = self.log.clock.text(self.log.lose(channels))
+        self.tally.counts["gaps"] += self.fanout.queue_once(channels, opening.gap("lost", place))
+
+    # Subscribers
+
+    def _serve_subscriber(
+        self,
+        descriptor: int,
+        readable: bool,  # noqa: FBT001
+        writable: bool,  # noqa: FBT001
+    ) -> None:
+        subscriber = self._subscribers.get(descriptor)
+        if subscriber is None:
+            return
+        if readable and not self._discard(subscriber):
+            self.fanout.close(subscriber)
+        elif writable:
+            self.fanout.resume(subscriber)
+
+    def _discard(self, subscriber: Subscriber) -> bool:
+        """Throw away what a client sends after its request; False when it has hung up."""
+        try:
+            return subscriber.recv_into(self._discarded, 0, platform.DONTWAIT) > 0
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False

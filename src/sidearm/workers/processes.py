@@ -34,6 +34,7 @@ from ..exceptions import StartError
 FIRST_DELAY = 0.1  # seconds before a dead child is started again; doubled each time
 LONGEST_DELAY = 10.0  # seconds
 STARTING_GRACE = 5.0  # seconds to stop for a child that was not ready yet: it served nobody
+LAST_WORDS = 1.0  # seconds to end by itself for a successor that cannot take over any more
 HEALTHY_AFTER = 10.0  # seconds; a child that was ready for so long begins anew with FIRST_DELAY
 SUCCESSION_PATIENCE = 60.0  # seconds in which a successor must have taken over
 WANTS_SUCCESSOR = b'{"replace": true}\n'  # what a child says that asks to be replaced
@@ -80,6 +81,7 @@ class Child:
         due: When to start it again, by the monotonic clock; None while it runs or shall not run.
         pipe: Where it says that it is ready; None when nothing more is heard from there.
         follows: Whether its process has taken over from another.
+        is_given_up: Whether its process was to take over, and cannot any more.
     """
 
     def __init__(self, service: Service) -> None:
@@ -91,6 +93,7 @@ class Child:
         self.due: float | None = None
         self.pipe: int | None = None
         self.follows = False
+        self.is_given_up = False
         self._said = b""
         self._delay = FIRST_DELAY
 
@@ -353,6 +356,8 @@ class Supervisor:
     def _start_successor(self, name: str, lifeline: int) -> None:
         """Start a process that takes over from a running one, unless there is none, or one is."""
         child = self._children[name]
+        if name in self._successors and self._successors[name].is_given_up:
+            self._not_replaced(name, "its replacement did not take over in time")
         if self._stopping or child.ready is None or name in self._successors:
             return
         successor = self._successors[name] = Child(child.service)
@@ -391,8 +396,8 @@ class Supervisor:
             self._wanted.append(child.service.name)
         successor = self._successors.get(child.service.name)
         if successor is not None and successor is not child and KEEPS_ALL in said:
-            # It ends by itself, unless it stands still.
-            successor.due = time.monotonic() + STARTING_GRACE
+            successor.is_given_up = True
+            successor.due = time.monotonic() + LAST_WORDS
         again = child.ever_ready
         if child.ready is None and child.take_down(said, time.monotonic()):
             self._ready(child, again=again)

@@ -19,9 +19,11 @@ import msgspec
 import pytest
 from hub_streams import PATIENCE, Stream, event, publish_all, wait_for, wait_for_hub
 
+from sidearm.exceptions import HubError
 from sidearm.hub.client import HubClient
 from sidearm.hub.config import HubConfig
 from sidearm.hub.messages import Figures, Refused, encode
+from sidearm.hub.operator import ask_for_replacement
 from sidearm.testing import EventSource, HubServer, UpServer, free_port
 
 if TYPE_CHECKING:
@@ -144,10 +146,12 @@ def test_h5_new_hub_that_stands_still_under_up_is_given_up(tmp_path: Path) -> No
         assert source.next_event().data == "after"
         end = "The hub was not replaced: its replacement did not take over in time"
         site.wait_for_log(end, PATIENCE)
-        assert run("--replace", "--socket", site.socket_path).returncode == 1
-        # Another attempt does not wait for the end of the one that hangs.
+        with pytest.raises(HubError, match="did not answer in time"):
+            ask_for_replacement(site.socket_path)
+        # The next attempt comes before the one that hangs is ended, and succeeds.
         standing_still.unlink()
-        assert run("--replace", "--socket", site.socket_path).returncode == 0
+        new = ask_for_replacement(site.socket_path)
+        assert new == site.hub_figures().pid != old
         assert site.log_text().count(end) == 2
         assert site.hub_figures().failed_takeovers == 2
         post(site, "replaced")

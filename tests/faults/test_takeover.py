@@ -88,8 +88,10 @@ def many_descriptors() -> Iterator[None]:
 
 def test_h5_nobody_reconnects_and_each_event_comes_once(hubs: Hubs, hub: HubClient) -> None:
     """Hub after hub takes over from the last, while events are published and clients read."""
-    with Crowd(hub) as crowd, publishing(hub) as stop:
+    with Crowd(hub) as crowd, ExitStack() as stack:
+        # Before there are events: nobody reads while all join.
         crowd.join(CLIENTS, "a")
+        stop = stack.enter_context(publishing(hub))
         done = threading.Event()
 
         def replace_all() -> None:

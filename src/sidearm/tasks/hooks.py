@@ -97,7 +97,7 @@ def _flasks(name: str) -> Callable[..., None] | None:
     them a tenth of what a small request costs to find that out; here that is seen at a glance.
     """
     method = vars(Flask)[name]
-    is_own = type(method) is FunctionType and method.__globals__ is vars(flask.app)
+    is_own = type(method) is FunctionType and method.__globals__ is flask.app.__dict__
     return method if is_own and method.__code__.co_name == name else None
 
 

@@ -324,9 +324,9 @@ def test_t9_a_body_is_collected_while_another_task_settles(
     class Collecting(dict[Any, Any]):
         """The claims of a round, in the middle of whose settling the collector comes."""
 
-        def pop(self, *args: Any) -> Any:
+        def values(self) -> Any:
             gc.collect()
-            return super().pop(*args)
+            return super().values()
 
     def stream() -> Response:
         tasks.append(current_task._get_current_object())  # type: ignore[attr-defined]

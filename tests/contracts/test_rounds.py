@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import contextvars
+import functools
 import logging
 import sqlite3
 import threading
+import time
 from collections import deque
 from contextlib import closing
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from flask import Flask, Response, appcontext_tearing_down, request_finished, stream_with_context
+from flask import (
+    Flask,
+    Response,
+    appcontext_tearing_down,
+    request_finished,
+    request_tearing_down,
+    stream_with_context,
+)
 from flask.sessions import SecureCookieSessionInterface
 
 from sidearm import (
@@ -24,11 +33,11 @@ from sidearm import (
     current_task,
     publish,
 )
-from sidearm.tasks import context
+from sidearm.tasks import context, hooks
 from sidearm.tasks.callbacks import Held
 from sidearm.tasks.flask_contexts import current_request_context, push_of
 from sidearm.tasks.outcome import Decision
-from sidearm.tasks.task import Task
+from sidearm.tasks.task import Round, Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -717,6 +726,49 @@ def test_t7_a_rollbacks_callback_never_runs_because_it_comes_just_after_a_commit
     assert ledger.lines == []
 
 
+def test_t7_t9_a_thread_that_begins_a_callbacks_round_as_the_callback_ends_leaks_nothing(
+    app: Flask, arm: Sidearm, ledger: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The round that it begins is settled with the callback, whatever it claims there or not."""
+    thing = ledger.resource("thing")
+    began = threading.Event()
+    refused: list[BaseException] = []
+    threads: list[threading.Thread] = []
+
+    def of_callback(parent: Round) -> Round:
+        began.set()
+        deadline = time.monotonic() + PATIENCE
+        while parent.calling and time.monotonic() < deadline:
+            time.sleep(0.001)
+        round_ = real(parent)
+        made.append(round_)
+        return round_
+
+    def claim() -> None:
+        try:
+            thing()
+        except TaskSettled as error:
+            refused.append(error)
+
+    made: list[Round] = []
+    real = Round.of_callback
+    monkeypatch.setattr(Round, "of_callback", of_callback)
+    with app.app_context(), arm.task("import") as task:
+        work = task.round
+
+        @after_commit
+        def callback() -> None:
+            threads.append(run_in_thread(claim))
+            assert began.wait(PATIENCE)
+
+    for thread in threads:
+        join(thread)
+    assert task.round is work
+    assert [round_.state for round_ in made] == ["closed"]
+    assert len(refused) == 1 - ledger.count("claim")
+    assert ledger.count("claim") == ledger.count("release")
+
+
 def test_t9_of_two_threads_that_settle_a_round_one_does(
     app: Flask, arm: Sidearm, ledger: Any
 ) -> None:
@@ -1128,3 +1180,42 @@ def test_t2_t9_a_teardown_function_that_claims_and_raises_leaves_nothing(
         with pytest.raises(Broken):
             end()
         assert ledger.lines == ["claim thing", "rollback thing", "release thing"]
+
+
+# -- teardown that would do nothing is not called
+
+
+@pytest.mark.parametrize("name", ["do_teardown_request", "do_teardown_appcontext"])
+def test_t9_a_method_of_flask_that_somebody_has_wrapped_is_called(
+    app: Flask, serve: Any, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Tracing tools wrap it on the class, before or after Sidearm is imported."""
+    calls: list[object] = []
+    real = vars(Flask)[name]
+
+    @functools.wraps(real)
+    def traced(*args: Any) -> None:
+        calls.append(args[0])
+        real(*args)
+
+    assert hooks.own_method(name) is real
+    monkeypatch.setattr(Flask, name, traced)
+    assert hooks.own_method(name) is None
+    serve(lambda: "ok")
+    app.test_client().get("/")
+    assert calls == [app]
+
+
+@pytest.mark.parametrize("signal", [request_tearing_down, appcontext_tearing_down])
+def test_t9_a_receiver_of_teardown_is_told_where_there_is_no_function(
+    app: Flask, serve: Any, signal: Any
+) -> None:
+    told: list[object] = []
+
+    def receiver(sender: object, **_: Any) -> None:
+        told.append(sender)
+
+    serve(lambda: "ok")
+    with signal.connected_to(receiver, app):
+        app.test_client().get("/")
+    assert told == [app]

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 CommitMode = Literal["task", "explicit"]
 COMMIT_MODES = ("task", "explicit")
 
+#: The outcome of a claim that has none yet.
+UNDECIDED = "claimed"
+
 
 def check_mode(commit: CommitMode) -> CommitMode:
     """Return who commits, or refuse what is neither.
@@ -110,7 +113,7 @@ class Claim:
         self.can_look = can_look
         self.lent = False
         self.round: Round | None = None
-        self.outcome = "claimed"
+        self.outcome = UNDECIDED
         self.seconds = 0.0
 
     def transaction(self) -> Transaction | None:

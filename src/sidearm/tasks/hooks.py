@@ -90,7 +90,7 @@ def _place(app: Flask) -> None:
 # -- teardown
 
 
-def _flasks(name: str) -> Callable[..., None] | None:
+def own_method(name: str) -> Callable[..., None] | None:
     """A method as Flask itself has it, or ``None`` if somebody has put another in its place.
 
     Flask's methods of teardown call functions and send a signal. Where there are neither, it takes
@@ -101,8 +101,8 @@ def _flasks(name: str) -> Callable[..., None] | None:
     return method if is_own and method.__code__.co_name == name else None
 
 
-_FLASKS_FOR_REQUESTS = _flasks("do_teardown_request")
-_FLASKS_FOR_CONTEXTS = _flasks("do_teardown_appcontext")
+_OWN_FOR_REQUESTS = own_method("do_teardown_request")
+_OWN_FOR_CONTEXTS = own_method("do_teardown_appcontext")
 
 
 def _watch_request_teardown(app: Flask) -> Callable[..., None]:
@@ -130,7 +130,7 @@ def _watch_request_teardown(app: Flask) -> Callable[..., None]:
             elif (
                 app.teardown_request_funcs
                 or request_tearing_down.receivers
-                or type(app).do_teardown_request is not _FLASKS_FOR_REQUESTS
+                or type(app).do_teardown_request is not _OWN_FOR_REQUESTS
             ):
                 type(app).do_teardown_request(app, *args, **named)
         except BaseException as exc:
@@ -184,7 +184,7 @@ def _watch_context_teardown(app: Flask) -> Callable[..., None]:
             inner is not None
             or app.teardown_appcontext_funcs
             or appcontext_tearing_down.receivers
-            or type(app).do_teardown_appcontext is not _FLASKS_FOR_CONTEXTS
+            or type(app).do_teardown_appcontext is not _OWN_FOR_CONTEXTS
         )
         if TASK in values or COMMAND in values or AT_TEARDOWN in values:
             errors = _settle_context(app_context, _exception_in(args, named))

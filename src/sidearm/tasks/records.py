@@ -234,9 +234,9 @@ def keep(entry: Entry, records: Records, app: Any) -> None:
     # The clock may be set back, so both ends count.
     if not records.looked <= entry[9] < records.next_look:
         records.look(entry[9])
+    # Every request comes by here, and few programs look.
     if records.export is not None:
         records.export(entry)
-    # Every request comes by here, and few programs look.
     if logger.isEnabledFor(_INFO) or round_settled.receivers:
         _show(entry, app)
 

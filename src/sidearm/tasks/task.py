@@ -23,7 +23,7 @@ from typing import Any, NoReturn, TypeVar
 from ..exceptions import TaskSettled
 from ..signals import callback_failed, callback_ran, held_dropped, release_failed
 from .callbacks import Held, check_callable
-from .claims import Claim, Resource, Transaction
+from .claims import UNDECIDED, Claim, Resource, Transaction
 from .outcome import Decision
 from .records import Facts, Left, keep, name_in, tell
 from .savepoints import TaskSavepoint
@@ -63,6 +63,7 @@ class Task:
             URL rule and method of a request.
         doomed, kept, commit_on: What its code said about its outcome.
         spoke: Whether it said anything.
+        opening: Whether a callback's round has ever been made, or is being made.
         late: What waits for the end of the response: the call, the callback, and where it is from.
         failed: Why its later rounds are rolled back, once its work was.
         body: What the body of its response does, while that is being made and sent.
@@ -84,6 +85,7 @@ class Task:
         "kept",
         "late",
         "lock",
+        "opening",
         "round",
         "spoke",
         "state",
@@ -103,6 +105,7 @@ class Task:
         self.body: str | None = None
         self.torn_down: object = None
         self.closes = False
+        self.opening = False
         # For threads that share the task: one of them claims, or begins a callback's round. The
         # garbage collector may come in it and settle a body that nobody closed, so it may be
         # taken twice.
@@ -230,6 +233,7 @@ class Task:
             return reopened
         if not round_.calling:
             return None
+        self.opening = True  # before the look at whether the callback still runs
         with self.lock:
             if self.round is round_:
                 if not round_.calling:  # the callback has ended since: another thread is late
@@ -314,6 +318,7 @@ class Round:
 
     Attributes:
         claims: What was claimed, in order. A callback's round also uses its parent's claims.
+        taken: Those of them that the settling has found.
         held: What waits for the outcome, in order of registration.
         passed_on: What a callback's round leaves to its parent, to go after everything before it.
         state: A key of :data:`STATES`.
@@ -344,6 +349,7 @@ class Round:
         "parent",
         "passed_on",
         "state",
+        "taken",
         "task",
         "unsettled",
     )
@@ -357,6 +363,7 @@ class Round:
         self.cause: BaseException | None = None  # the exception that was decided about
         self.parent: Round | None = None
         self.claims: dict[Resource, Claim] = {}
+        self.taken: Sequence[Claim] = ()
         self.foreign: AbstractSet[Claim] = _NONE
         self.follows = False
         self.can_look = False
@@ -390,22 +397,25 @@ class Round:
             if self.parent is not None:
                 claim = self._parents_claim(resource)
                 if claim is not None:
-                    self._take(claim, self.claims)
+                    self._take(claim)
                     return claim
             if not self.began:
                 self.began = monotonic_ns()
             claim = resource.claim()
-            claims = self.claims
-            self._take(claim, claims)
-            # It may have settled since: another thread shares the task. What it has not taken
-            # is late.
-            if self.state is not OPEN and claims.pop(resource, None) is not None:
+            self._take(claim)
+            if self.state is not OPEN and not self._has_taken(claim):
                 self._give_back(claim)
                 task._too_late(resource.name)
             return claim
 
-    def _take(self, claim: Claim, claims: dict[Resource, Claim]) -> None:
-        claims[claim.resource] = claim
+    def _has_taken(self, claim: Claim) -> bool:
+        """Whether the settling found a claim that another thread made meanwhile."""
+        if claim not in self.taken:
+            self.claims.pop(claim.resource, None)  # from here on it finds none
+        return claim in self.taken or claim.outcome != UNDECIDED
+
+    def _take(self, claim: Claim) -> None:
+        self.claims[claim.resource] = claim
         claim.round = self
         if claim.tells:
             self.follows = True
@@ -424,7 +434,7 @@ class Round:
     def use(self, claim: Claim) -> None:
         """Take a claim into this round that was found open, or that a callback worked on."""
         self.began = self.began or monotonic_ns()
-        self._take(claim, self.claims)
+        self._take(claim)
 
     def belong(self, held: Held) -> None:
         """Find out to which transactions a call belongs that is about to be held."""
@@ -541,18 +551,11 @@ class Round:
             del self.unsettled  # whoever can, settles it: several threads may come by at once
         except AttributeError:
             return []
-        # From here on nothing more is taken; what another thread adds just now is either taken
+        # From here on nothing more is taken; what another thread adds just now is either found
         # below, or that thread takes it back.
+        claims = self.taken = []
         self.state = COMMITTING if decision.commit else ROLLING_BACK
-        claims: list[Claim] = []
-        if self.claims:
-            arrived, taken = self.claims, {}
-            for resource in list(arrived):
-                claim = arrived.pop(resource, None)
-                if claim is not None:
-                    taken[resource] = claim
-                    claims.append(claim)
-            self.claims = taken
+        claims += self.claims.values()
         errors: list[BaseException] = []
         own = [claim for claim in claims if claim not in self.foreign] if self.foreign else claims
         if decision.commit:
@@ -599,6 +602,7 @@ class Round:
         self._record(decision, claims)
         # A round that is over holds nothing, so that its task is freed with its last reference.
         self.claims = {}
+        self.taken = ()
         self.parent = None
         if self.cause is not None:
             self.cause = None
@@ -809,9 +813,11 @@ class Round:
             writes = self._unsaved() - writes
             if writes:
                 task.open_round()
-        with task.lock:  # a thread that carries the task along may be claiming just now
-            self.calling = False
-            round_, task.round = task.round, before
+        self.calling = False
+        if task.opening:  # perhaps another thread does so just now, which saw the callback run
+            task.lock.acquire()
+            task.lock.release()
+        round_, task.round = task.round, before
         if round_ is not self:
             for failure in self._settle_callback(round_, writes, error, queue):
                 error = error or failure

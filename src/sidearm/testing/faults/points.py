@@ -95,11 +95,13 @@ class Points:
 
     # -- claims
 
-    def _claim(self, original: Callable[..., Claim], round_: Round, resource: Resource) -> Claim:
+    def _claim(
+        self, original: Callable[..., Claim], round_: Round, resource: Resource, task: Task
+    ) -> Claim:
         if self.trace is not None and "claim" not in vars(resource):
             self._resources.append(resource)
             vars(resource)["claim"] = functools.partial(self._take, resource, resource.claim)
-        claim = original(round_, resource)
+        claim = original(round_, resource, task)
         self._follow(claim, round_)
         return claim
 

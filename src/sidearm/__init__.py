@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .bodies import Delivery as Delivery
+    from .bodies import raw_body as raw_body
+    from .bodies import verify_webhook as verify_webhook
     from .events import EventStream as EventStream
     from .events import close_streams as close_streams
     from .events import close_streams_now as close_streams_now
@@ -12,6 +15,7 @@ if TYPE_CHECKING:
     from .events import publish as publish
     from .events import publish_now as publish_now
     from .events import stream_position as stream_position
+    from .exceptions import BodyNotParsed as BodyNotParsed
     from .exceptions import EventTooLarge as EventTooLarge
     from .exceptions import InvalidChannel as InvalidChannel
     from .exceptions import InvalidField as InvalidField
@@ -39,6 +43,8 @@ if TYPE_CHECKING:
 # The hub is a process without Flask, and is found inside this package: what it would import here
 # and never use is half of its memory. So names are loaded when they are used.
 _HOMES = {
+    "BodyNotParsed": "exceptions",
+    "Delivery": "bodies",
     "EventStream": "events",
     "EventTooLarge": "exceptions",
     "InvalidChannel": "exceptions",
@@ -63,12 +69,14 @@ _HOMES = {
     "is_safe_url": "redirects",
     "publish": "events",
     "publish_now": "events",
+    "raw_body": "bodies",
     "redirect_back": "redirects",
     "redirect_target": "redirects",
     "external_url_for": "signing",
     "signed_url_for": "signing",
     "signed_url_required": "signing",
     "stream_position": "events",
+    "verify_webhook": "bodies",
 }
 
 __all__ = sorted(_HOMES)  # noqa: PLE0605  # pyright: ignore[reportUnsupportedDunderAll]

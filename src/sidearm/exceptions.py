@@ -262,22 +262,51 @@ class SecretKeyError(SidearmError, RuntimeError):
 
 
 class NoSpentTokens(SidearmError, RuntimeError):
-    """There is no one place in which tokens for one use could be spent.
+    """There is no one place to keep which tokens, or webhooks, have acted.
 
     Attributes:
-        purpose: The kind of token.
+        purpose: The kind of token, or the webhooks' source.
         resources: The names of those between which Sidearm does not choose.
     """
 
-    def __init__(self, purpose: str, resources: list[str]) -> None:
+    def __init__(
+        self, purpose: str, resources: list[str], what: str = "Tokens for", how: str | None = None
+    ) -> None:
         self.purpose = purpose
         self.resources = resources
         found = f"there are several ({', '.join(resources)})" if resources else "there is none"
+        how = how or f"arm.token({purpose!r}, ..., single_use=get_session)"
         super().__init__(
-            f"Tokens for {purpose!r} are for one use, and that they were used is kept in a resource"
+            f"{what} {purpose!r} are for one use, and that they were used is kept in a resource"
             f" of the application; {found}. Declare one with arm.use(...), and name it if there"
-            f" are more: arm.token({purpose!r}, ..., single_use=get_session)."
+            f" are more: {how}."
         )
+
+
+class BodyNotParsed(SidearmError, RuntimeError):
+    """Something wants the parsed body of a request to a view with ``@raw_body``.
+
+    Attributes:
+        what: What was asked for, such as ``request.form``.
+        endpoint: The view's.
+    """
+
+    def __init__(
+        self, what: str, endpoint: str, protected: str | None = None, happened: str | None = None
+    ) -> None:
+        self.what = what
+        self.endpoint = endpoint
+        advice = (
+            "Read request.stream in pieces, or all of it with request.get_data(); or take the"
+            " decorator off."
+        )
+        if protected is not None:
+            advice += (
+                " If it is Flask-WTF's CSRFProtect that asks, exempt the view, whose senders have"
+                f" no token: @csrf.exempt above the decorator, or csrf.exempt({protected!r})."
+            )
+        problem = happened or "was asked for, and @raw_body leaves bodies as they come"
+        super().__init__(f"{what} {problem} (endpoint {endpoint!r}). {advice}")
 
 
 class TokenRuleError(SidearmError, ValueError):

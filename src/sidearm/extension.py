@@ -18,6 +18,9 @@ from typing import Any, TypeVar, overload
 
 from flask import Flask, has_request_context, request
 
+from .bodies.raw import watch_views
+from .bodies.sources import sources_of
+from .bodies.webhooks import check_view
 from .events import stream_position
 from .exceptions import HubError
 from .hub.client import HubClient
@@ -75,6 +78,8 @@ class AppState(TaskState):
         self.told: set[str] = set()
         self.unchecked_rules: list[Any] = []
         self.confirm_template: Any = None
+        self.webhooks = sources_of(settings.webhooks)
+        self.delivery_ledgers: dict[Any, Any] = {}
         self._app = weakref.ref(app)
         self._hub: HubClient | MemoryHub | None = None
         self._dev_hub = DevelopmentHub()
@@ -239,6 +244,7 @@ class Sidearm:
         self._apps.add(app)
         hooks.install(app)
         watch_rules(app)
+        watch_views(app, check_view)
         self.representations.install(app, snapshot_headers)
         # Not a template global: that would make the Jinja environment before the application
         # has had the chance to set its options.

@@ -71,6 +71,56 @@ def _port(key: str, value: Any) -> int | None:
     return value
 
 
+def _webhooks(key: str, value: Any) -> dict[str, dict[str, Any]]:
+    """The shape of the table; what a scheme wants of a secret is checked where schemes are known.
+
+    No message shows a value in which a secret may stand.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        advice = "Give a table of sources, such as {'payments': {'scheme': ..., 'secrets': [...]}}."
+        raise SettingError(key, _TypeOf(value), advice)
+    return {str(name): _webhook(f"{key}[{name!r}]", options) for name, options in value.items()}
+
+
+def _webhook(key: str, options: Any) -> dict[str, Any]:
+    if not isinstance(options, Mapping) or not {"scheme", "secrets"} <= set(options):
+        raise SettingError(
+            key, _TypeOf(options), "Give {'scheme': 'standard', 'secrets': ['whsec_...']}."
+        )
+    unknown = sorted(map(str, set(options) - {"scheme", "secrets", "tolerance", "keep"}))
+    if unknown:
+        raise SettingError(
+            f"{key}[{unknown[0]!r}]",
+            _TypeOf(options[unknown[0]]),
+            "There is no such option. Known are 'scheme', 'secrets', 'tolerance' and 'keep'.",
+        )
+    secrets = options["secrets"]
+    if (
+        not isinstance(secrets, (list, tuple))
+        or not secrets
+        or not all(isinstance(secret, str) for secret in secrets)
+    ):
+        raise SettingError(
+            f"{key}['secrets']",
+            _TypeOf(secrets),
+            "Give a list of those that count now, at least one, as the sender shows them.",
+        )
+    chosen = {"scheme": str(options["scheme"]), "secrets": list(secrets)}
+    for name in {"tolerance", "keep"} & set(options):
+        chosen[name] = _seconds(1)(f"{key}[{name!r}]", options[name])
+    return chosen
+
+
+class _TypeOf:
+    def __init__(self, value: Any) -> None:
+        self._text = "empty" if value in ("", [], (), {}) else f"of type {type(value).__name__}"
+
+    def __repr__(self) -> str:
+        return self._text
+
+
 def _one_of(*choices: str) -> Check:
     def check(key: str, value: Any) -> str:
         if value not in choices:
@@ -300,6 +350,20 @@ class Settings:
         _names,
         "names",
         "Query parameters that may be added to every signed URL, such as those of mail trackers.",
+    )
+
+    webhooks: Any = field(
+        default=None,
+        repr=False,  # secrets
+        metadata={
+            "check": _webhooks,
+            "unit": "",
+            "meaning": "Who sends webhooks, by name: `{'payments': {'scheme': 'standard',"
+            " 'secrets': ['whsec_...']}}`. The scheme is 'standard' (Standard Webhooks), 'github'"
+            " or 'stripe'; every secret in the list counts. 'tolerance' (300 seconds) is how much"
+            " a delivery's time may differ from ours, 'keep' (30 days, in seconds) for how long one"
+            " that acted is remembered.",
+        },
     )
 
     @classmethod

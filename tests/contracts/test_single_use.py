@@ -22,7 +22,7 @@ from sidearm import Sidearm, current_task
 from sidearm.exceptions import NoSpentTokens, OutsideTask, TokenRuleError
 from sidearm.resources.sqlite import SQLite
 from sidearm.signing import CREATE_SPENT_TOKENS, SpentToken, spent_tokens_table
-from sidearm.signing.spent import SQLAlchemyRows
+from sidearm.spent import SQLAlchemyRows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -248,7 +248,7 @@ def test_s2_rows_of_expired_tokens_are_deleted(
     assert plain_site.rows() == 1
     now = time.time()
     monkeypatch.setattr(time, "time", lambda: now + WEEK + 30)
-    monkeypatch.setattr("sidearm.signing.spent.PRUNE_INTERVAL", 0.0)
+    monkeypatch.setattr("sidearm.spent.PRUNE_INTERVAL", 0.0)
     plain_site.kind._spent._next_prune = 0.0  # type: ignore[union-attr]
     assert plain_site.client.post(plain_site.link(), buffered=True).status_code == 200
     assert plain_site.rows() == 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ..spent import CREATE_SPENT_TOKENS as CREATE_SPENT_TOKENS
+from ..spent import spent_tokens_table as spent_tokens_table
 from .exceptions import BadSignedURL as BadSignedURL
 from .exceptions import BadToken as BadToken
 from .exceptions import ExpiredSignedURL as ExpiredSignedURL
@@ -10,8 +12,6 @@ from .exceptions import SpentToken as SpentToken
 from .exceptions import StaleToken as StaleToken
 from .exceptions import TokenError as TokenError
 from .origin import external_url_for as external_url_for
-from .spent import CREATE_SPENT_TOKENS as CREATE_SPENT_TOKENS
-from .spent import spent_tokens_table as spent_tokens_table
 from .tokens import Token as Token
 from .tokens import TokenKind as TokenKind
 from .urls import signed_url_for as signed_url_for

@@ -32,9 +32,9 @@ import msgspec
 from flask import Flask
 from itsdangerous.encoding import base64_decode, base64_encode
 
+from .. import spent
 from ..exceptions import shorten
 from ..tasks.state import the_app
-from . import spent
 from .confirmation import Confirmation, spending
 from .converter import SignedText
 from .exceptions import BadToken, ExpiredToken, SpentToken, StaleToken, TokenError

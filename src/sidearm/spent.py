@@ -1,4 +1,4 @@
-"""Spent tokens: one row each, written in the transaction of the task that spends it.
+"""What may act once: tokens and webhooks; rows, written in the transaction of the task that acts.
 
 The row is inserted "on conflict do nothing". Of several tasks that insert one identifier at the
 same time, the database lets one, and the others wait for its outcome: after its commit they have
@@ -18,11 +18,11 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from ..exceptions import NoSpentTokens
-from ..resources.generator import GeneratorResource
-from ..tasks.actions import after_response
-from ..tasks.claims import Resource, Transaction
-from ..tasks.context import require_task
+from .exceptions import NoSpentTokens
+from .resources.generator import GeneratorResource
+from .tasks.actions import after_response
+from .tasks.claims import Resource, Transaction
+from .tasks.context import require_task
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData, Table
@@ -40,6 +40,10 @@ CREATE INDEX {TABLE}_expires ON {TABLE} (expires);
 
 PRUNE_INTERVAL = 3600.0  # seconds between two times in one process
 _GRACE = 60  # seconds for which a row outlives its token: clocks differ
+
+#: What :meth:`SpentTokens.add_with` says of what has acted before.
+SAME, ANOTHER = "same", "another"
+_RACE = "another task was faster"
 
 
 def spent_tokens_table(metadata: MetaData) -> Table:
@@ -70,10 +74,22 @@ class SpentTokens:
         purpose: The kind's.
         chosen: What ``single_use=`` named: the function of a resource, or what ``arm.use`` took.
         resources: The declared ones, to choose from where none was named.
+        what: What acts, for errors, before the purpose.
+        how: How a resource is named, for errors.
     """
 
-    def __init__(self, purpose: str, chosen: Any, resources: list[Resource]) -> None:
+    def __init__(
+        self,
+        purpose: str,
+        chosen: Any,
+        resources: list[Resource],
+        *,
+        what: str = "Tokens for",
+        how: str | None = None,
+    ) -> None:
         self._purpose = purpose
+        self._what = what
+        self._how = how
         self._chosen = chosen
         self._resources = resources
         self._next_prune = 0.0  # a reading of time.monotonic()
@@ -92,6 +108,26 @@ class SpentTokens:
         sql = f"SELECT 1 FROM {TABLE} WHERE id = "  # noqa: S608 - a constant
         return bool(self._run(lambda rows: rows.fetchone(sql, id_)))
 
+    def add_with(self, id_: str, content: str, ends: datetime) -> Spending | str:
+        """Let something act whose content has to be the same when it comes again.
+
+        Args:
+            id_: Its identifier.
+            content: An identifier of what it holds, too.
+            ends: Until when the rows have to be there.
+
+        Returns:
+            The row that was written; or :data:`SAME` or :data:`ANOTHER`, for what has acted.
+        """
+        row = self.add(id_, ends)
+        if row is not None:
+            self.add(content, ends)
+            return row
+        task = require_task("A delivery")
+        if task.doomed == _RACE:
+            return SAME  # nothing can be read any more in this transaction
+        return SAME if self.has(content) else ANOTHER
+
     def add(self, id_: str | None, ends: datetime) -> Spending | None:
         """Spend a token.
 
@@ -107,6 +143,7 @@ class SpentTokens:
             added = bool(self._run(lambda rows: rows.insert(id_, until)))
         except Exception as error:
             if _lost_the_race(error):
+                require_task(self._what).doom(_RACE)
                 return None
             raise
         if not added:
@@ -114,7 +151,7 @@ class SpentTokens:
         if time.monotonic() >= self._next_prune:
             self._next_prune = time.monotonic() + PRUNE_INTERVAL
             after_response(self.prune)
-        return Spending(self._purpose, self._value())
+        return Spending(f"{self._what} {self._purpose!r}", self._value())
 
     def prune(self) -> None:
         """Delete the rows of tokens that have expired, and commit that."""
@@ -127,7 +164,7 @@ class SpentTokens:
         self._run(delete)
 
     def _run(self, action: Callable[[Rows], Any]) -> Any:
-        rows = rows_of(self._value(), self._purpose)
+        rows = rows_of(self._value(), f"{self._what} {self._purpose!r}")
         try:
             return action(rows)
         except Exception as error:
@@ -154,7 +191,7 @@ class SpentTokens:
         found = found or list(self._resources)
         if len(found) == 1:
             return found[0]
-        raise NoSpentTokens(self._purpose, [each.name for each in found])
+        raise NoSpentTokens(self._purpose, [each.name for each in found], self._what, self._how)
 
 
 def _value_of(resource: Any) -> Any:
@@ -177,12 +214,12 @@ class Spending:
     """The row of a token that was just spent.
 
     Args:
-        purpose: The kind's.
+        what: What acts, and its purpose, for errors.
         value: The session or connection by which it was written.
     """
 
-    def __init__(self, purpose: str, value: Any) -> None:
-        self._purpose = purpose
+    def __init__(self, what: str, value: Any) -> None:
+        self._what = what
         self._name = ""
         self._transaction: Transaction | None = None
         round_ = require_task("A token").open_round()
@@ -198,10 +235,10 @@ class Spending:
         """
         if self._transaction is not None and self._transaction.open:
             raise RuntimeError(
-                f"The view has spent a token for {self._purpose!r}, and has not committed:"
-                f" {self._name} is committed by hand, so the token would work again. Commit in the"
-                " view, or let the task do it with arm.use(..., commit='task'). If nothing is to"
-                " be kept, answer with an error status."
+                f"{self._what} are for one use, and the view has not committed that: {self._name}"
+                " is committed by hand, so this one would work again. Commit in the view, or let"
+                " the task do it with arm.use(..., commit='task'). If nothing is to be kept,"
+                " answer with an error status."
             )
 
 
@@ -305,12 +342,12 @@ class SQLAlchemyRows(Rows):
         return name
 
 
-def rows_of(value: Any, purpose: str) -> Rows:
+def rows_of(value: Any, what: str) -> Rows:
     """The statements for what a resource gave.
 
     Args:
         value: A session or connection of SQLAlchemy, of sqlite3, psycopg or psycopg2.
-        purpose: Of the kind of token, for the error.
+        what: What acts, and its purpose, for the error.
 
     Raises:
         TypeError: It is nothing of these.
@@ -327,6 +364,7 @@ def rows_of(value: Any, purpose: str) -> Rows:
         if isinstance(value, (Session, scoped_session, Connection)):
             return SQLAlchemyRows(value)
     raise TypeError(
-        f"Tokens for {purpose!r} are to be spent in {value!r}. Sidearm writes that with a session"
-        " or connection of SQLAlchemy, sqlite3 or psycopg; name such a resource with single_use=."
+        f"{what} are for one use, and that is to be kept in {value!r}. Sidearm writes it with a"
+        " session or connection of SQLAlchemy, sqlite3 or psycopg; name such a resource with"
+        " single_use= or once=."
     )

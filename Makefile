@@ -14,7 +14,7 @@ BENCH ?=
 help:
 	echo "make run     the shop on http://127.0.0.1:8000    (PORT=8001 for another port)"
 	echo "make test    every test                           (PYTEST='-k hub -x' for some)"
-	echo "make test-long   random programs, forged tokens, hubs that are replaced: very many of each"
+	echo "make test-long   random programs, forged tokens, hubs that are replaced, bytes: very many of each"
 	echo "make lint    ruff, import-linter, codespell       (make format mends what it can)"
 	echo "make types   mypy and pyright, strict"
 	echo "make docs    the documentation, in docs/_build/html"
@@ -40,6 +40,8 @@ test-long:
 	TAKEOVER_CLIENTS=10000 TAKEOVER_REPLACEMENTS=20 TAKEOVER_KILLS=50 DEATH_CLIENTS=2000 \
 		SEED=$(SEED) .venv/bin/python -m pytest tests/faults/test_takeover.py \
 		tests/faults/test_hub_death.py $(PYTEST)
+	UPLOAD=2048 .venv/bin/python -m pytest tests/integration/test_raw_bodies.py \
+		-k grows $(PYTEST)
 
 lint:
 	scripts/setup dev

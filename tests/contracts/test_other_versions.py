@@ -25,6 +25,7 @@ FLOORS = (
     "tests/contracts/test_footguns.py",
     "tests/contracts/test_losses.py",
     "tests/contracts/test_outcomes.py",
+    "tests/contracts/test_raw_bodies.py",
     "tests/contracts/test_records.py",
     "tests/contracts/test_rounds.py",
     "tests/contracts/test_redirects.py",

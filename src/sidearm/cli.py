@@ -6,7 +6,7 @@ import contextlib
 import select
 import sys
 from collections.abc import Generator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import click
 from flask.cli import ScriptInfo, pass_script_info
@@ -332,6 +332,25 @@ def keys(info: ScriptInfo) -> None:
             )
         for line in key_report(app):
             click.echo(line)
+
+
+@sidearm.command()
+@click.option("--id", "id_", help="The delivery's id, to send one again.  [default: a new one]")
+@click.argument("source")
+@click.argument("url")
+@click.argument("body", type=click.File("rb"), default="-")
+@pass_script_info
+def deliver(info: ScriptInfo, *, source: str, url: str, body: BinaryIO, id_: str | None) -> None:
+    """Send a webhook as its sender would, to try a view: signed, with the settings' first secret.
+
+    SOURCE is a name in SIDEARM_WEBHOOKS, URL is the view's, BODY a file, or standard input. The
+    exit status is 1 if nobody answers.
+    """
+    with _errors_as_lines():
+        app = info.load_app()
+        from .bodies.sending import deliver as send
+
+        click.echo(send(app, source, url, body.read(), id_))
 
 
 def hub_config(app: Flask, socket_path: str | None) -> HubConfig:

@@ -85,7 +85,7 @@ def digest_of(size: int) -> str:
 def test_q1_the_sender_sees_that_its_body_is_too_long(
     server: Server, more: int, *, chunked: bool
 ) -> None:
-    """The application's own page, also to who sends everything first; exactly the limit is taken."""
+    """The application's own page, also to who sends all of it first; the limit itself is taken."""
     limit = 64 << 10
     assert post(server, "/small", limit, chunked=chunked) == (200, str(limit))
     for _ in range(3):

@@ -11,6 +11,8 @@
 ``SHOP_SMTP_URL``       ``smtp://host:port`` or ``smtps://user:password@host``; without it mails
                         go to a mailbox that the shop shows at ``/mailbox``
 ``SHOP_MAIL_FROM``      the sender of these mails
+``SHOP_WEBHOOK_SECRET`` with which the payment service signs, ``whsec_...``; without it a random one
+                        is kept in that folder
 ``SHOP_INSTANCE_PATH``  the instance folder (only in the environment)
 ======================  ===================================================================
 """
@@ -21,7 +23,8 @@ import importlib.util
 import os
 import secrets
 import tempfile
-from collections.abc import Mapping
+from base64 import b64encode
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +39,7 @@ DEFAULTS = {
     "SHOP_ORIGIN": None,
     "SHOP_SECRET_KEY": None,
     "SHOP_SMTP_URL": None,
+    "SHOP_WEBHOOK_SECRET": None,
     "SHOP_MAIL_FROM": "Sidearm Outfitters <orders@outfitters.example>",
 }
 
@@ -74,6 +78,14 @@ def load(app: Flask, chosen: Mapping[str, Any]) -> None:
     app.config.setdefault("SQLALCHEMY_ENGINE_OPTIONS", ENGINE_OPTIONS[url.get_backend_name()])
     if app.config["SECRET_KEY"] is None:
         app.config["SECRET_KEY"] = app.config["SHOP_SECRET_KEY"] or _kept_key(app.instance_path)
+    payments = app.config["SHOP_WEBHOOK_SECRET"] or _kept_key(
+        app.instance_path,
+        "webhook_secret",
+        _new_webhook_secret,
+    )
+    app.config.setdefault(
+        "SIDEARM_WEBHOOKS", {"payments": {"scheme": "standard", "secrets": payments.split()}}
+    )
     app.extensions["shop_smtp"] = parse_smtp_url(app.config["SHOP_SMTP_URL"])
 
 
@@ -115,18 +127,26 @@ def parse_database_url(url: str) -> URL:
     return parsed
 
 
-def _kept_key(folder: str) -> str:
+def _new_webhook_secret() -> str:
+    return f"whsec_{b64encode(secrets.token_bytes(32)).decode()}"
+
+
+def _kept_key(
+    folder: str,
+    name: str = "secret_key",
+    make: Callable[[], str] = lambda: secrets.token_urlsafe(32),
+) -> str:
     """The random key in the instance folder, made when the shop first starts there.
 
     Two workers may start at once: the key is written aside and then linked into place, which
     only one of them can do, so nobody ever reads half a key and all of them read the same.
     """
-    path = Path(folder, "secret_key")
+    path = Path(folder, name)
     if not path.exists():
-        handle, written = tempfile.mkstemp(dir=folder, prefix="secret_key.")  # readable by us only
+        handle, written = tempfile.mkstemp(dir=folder, prefix=f"{name}.")  # readable by us only
         try:
             with os.fdopen(handle, "w") as file:
-                file.write(secrets.token_urlsafe(32))
+                file.write(make())
             os.link(written, path)
         except FileExistsError:
             pass  # another worker was first, and its key is as good

@@ -144,11 +144,26 @@ class Order(Base):
     customer: Mapped[Customer] = relationship(back_populates="orders", lazy="joined")
     product: Mapped[Product] = relationship(lazy="joined")
     account: Mapped[Account | None] = relationship(secondary="account_orders", viewonly=False)
+    payment: Mapped[Payment | None] = relationship(viewonly=True)
 
     @property
     def total(self) -> int:
         """In cents."""
         return self.price * self.quantity
+
+    @property
+    def channel(self) -> str:
+        """What its page listens to; who knows the number may."""
+        return f"order:{self.number}"
+
+
+class Payment(Base):
+    """That an order was paid; a table of its own, as above."""
+
+    __tablename__ = "order_payments"
+
+    order_id: Mapped[int] = mapped_column(ForeignKey("orders.id"), primary_key=True)
+    paid_at: Mapped[datetime] = mapped_column(default=_now)
 
 
 class Mail(Base):

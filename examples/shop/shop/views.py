@@ -165,7 +165,7 @@ def _product_page(product: Product, form: PurchaseForm) -> str:
 def order(number: str) -> str:
     """The customer's receipt; who knows the number may see it."""
     order = db.one_or_404(select(Order).where(Order.number == number))
-    return render_template("order.html", order=order, smtp=smtp_server())
+    return render_template("order.html", order=order, watched=order.number, smtp=smtp_server())
 
 
 @shop.get("/mailbox")
@@ -177,9 +177,20 @@ def mailbox() -> str:
 
 @shop.get("/streams/shop")
 def stream() -> EventStream:
-    """The news of all pages: stock, and what was just sold."""
+    """The news of all pages: stock, what was just sold, and of one order, that it is paid."""
     account = logged_in_account()
-    return event_stream("stock", "sold", tags=[account.stream_tag] if account else [])
+    tags = [account.stream_tag] if account else []
+    order = _watched_order()
+    return event_stream("stock", "sold", *([order.channel] if order else []), tags=tags)
+
+
+def _watched_order() -> Order | None:
+    """The order on whose page a window is, which names it by its number."""
+    number = request.args.get("order")
+    found: Order | None = (
+        db.session.scalars(select(Order).where(Order.number == number)).first() if number else None
+    )
+    return found
 
 
 @shop.get("/stock.json")
@@ -187,9 +198,11 @@ def stock() -> dict[str, Any]:
     """All that is live, as it is now: the stock of each product asked for, and the last sales."""
     wanted = request.args.getlist("id", type=int)[: PAGE_SIZE * 2]
     products = db.session.scalars(select(Product).where(Product.id.in_(wanted)))
+    watched = _watched_order()
     return {
         "stock": [stock_news(product) for product in products],
         "sold": [sale_news(order) for order in reversed(latest_sales())],
+        "paid": [{"order": watched.number}] if watched and watched.payment else [],
     }
 
 

@@ -108,7 +108,7 @@ def test_figures_after_a_gap(client: FlaskClient, buy: Callable[..., Any], ledge
     assert sorted(each["id"] for each in now["stock"]) == [2, 3]
     assert {"id": 2, "stock": 9, "version": 2} in now["stock"]
     assert [sale["slug"] for sale in now["sold"]] == ["kestrel-flask-0-5-l"]
-    assert client.get("/stock.json").json == {"stock": [], "sold": now["sold"]}
+    assert client.get("/stock.json").json == {"stock": [], "sold": now["sold"], "paid": []}
 
 
 @pytest.mark.parametrize(

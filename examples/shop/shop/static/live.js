@@ -30,6 +30,7 @@ function open() {
   source.addEventListener("error", stumbled);
   listen("stock", showStock);
   listen("sold", showSale);
+  listen("paid", showPaid);
   listen("sidearm:gap", refresh); // the log does not reach back to our position
 }
 
@@ -81,6 +82,7 @@ async function refresh() {
     const now = await answer.json();
     now.stock.forEach(showStock);
     now.sold.forEach(showSale);
+    now.paid.forEach(showPaid);
   } catch {
     refreshing = setTimeout(refresh, soon());
   }
@@ -118,6 +120,13 @@ function showSale({ id, product, slug, quantity, at }) {
   while (feed.children.length > FEED_LENGTH) feed.lastElementChild.remove();
   tellTimes();
   blink(item);
+}
+
+function showPaid({ order }) {
+  for (const element of shown(`[data-paid-of="${CSS.escape(order)}"]`)) {
+    element.textContent = "Paid";
+    blink(element);
+  }
 }
 
 function blink(element) {

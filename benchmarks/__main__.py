@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 
-NAMES = ("tasks", "idle_streams", "hub", "signing", "redirects")
+NAMES = ("tasks", "idle_streams", "hub", "signing", "redirects", "webhooks")
 
 
 def main() -> None:

@@ -37,7 +37,7 @@ def verify_webhook(
 ) -> Callable[[F], F]:
     """Let only signed deliveries of one source reach a view, each once; a decorator.
 
-    The view gets the :class:`~sidearm.bodies.Delivery` as its argument ``delivery``. A delivery
+    The view gets the :class:`~sidearm.Delivery` as its argument ``delivery``. A delivery
     that is not signed, too old or malformed is answered with 403 and reaches nothing. One that has
     acted before is answered with 200, and the view is not called; with 409 if its content is
     another one. That it acted commits with the view's task: if that rolls back, the sender may

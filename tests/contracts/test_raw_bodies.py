@@ -341,7 +341,7 @@ def test_q1_views_from_before_and_views_that_come_later(client: FlaskClient) -> 
     other.endpoint("later")(before)
     for each, path in ((app, "/before"), (other, "/later")):
         each.testing = True
-        with pytest.raises(BodyNotParsed):
+        with pytest.raises(BodyNotParsed, match=r"request\.form was asked for"):
             each.test_client().post(path, data={"a": "1"})
 
 

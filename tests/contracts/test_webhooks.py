@@ -278,6 +278,12 @@ def test_q1_every_malformed_header_is_the_same_403(
     assert len(caplog.records) == 2
 
 
+def test_q1_an_id_with_a_full_stop_is_refused(site: Site) -> None:
+    """What is signed is id, time and body with full stops between: another split is another id."""
+    assert site.send("standard", id="msg.1").status_code == 403
+    assert not site.acted
+
+
 def test_q1_a_body_is_compared_byte_by_byte(site: Site) -> None:
     """Also where it is no text."""
     for scheme in ("standard", "github"):

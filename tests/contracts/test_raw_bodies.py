@@ -238,6 +238,10 @@ def test_q1_flasks_limits_are_those_of_other_views(app: Flask, client: FlaskClie
 
     body = b"a=" + b"x" * 498
     assert client.post("/raw", data=body, content_type=FORM).text == "1000: 500"
+    for sent in ({"data": b"x" * 6}, chunked(6)):
+        assert client.post("/lower", **sent).status_code == 413
+    for sent in ({"data": b"x" * 5}, chunked(5)):
+        assert client.post("/lower", **sent).text == "5"
     assert client.post("/form", data=body, content_type=FORM).status_code == 413
     assert client.post("/form", data=b"a=12345", content_type=FORM).text == "5"
 

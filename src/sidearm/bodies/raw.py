@@ -72,6 +72,7 @@ class RawRequest(Request):
     """A request whose body is not parsed; put in front of the application's request class."""
 
     _body: BodyStream | None = None
+    _limit: int | None = None
 
     @property
     def stream(self) -> IO[bytes]:
@@ -111,8 +112,10 @@ class RawRequest(Request):
         """Do not: ``get_data(parse_form_data=True)`` gets the body as it is."""
 
     def _stream(self) -> BodyStream:
-        if self._body is None:
-            self._body = stream_of(self.environ, self.max_content_length)
+        # A view may lower Flask's own limit of the request before it reads.
+        limit = self.max_content_length
+        if self._body is None or (limit != self._limit and not self._body.tell()):
+            self._body, self._limit = stream_of(self.environ, limit), limit
         return self._body
 
 

@@ -154,7 +154,7 @@ class Log:
     def since(self, channels: tuple[str, ...], time: int) -> list[bytes] | None:
         """The frames of these channels after a time, in order; None if one of them is lost."""
         self._expire(self.clock.now())
-        if not self._reaches(channels, time):
+        if time < self.reach(channels):
             return None
         return self.newest(channels, time)
 
@@ -169,13 +169,18 @@ class Log:
         found.sort()
         return [frame for place, frame in found if until is None or place <= until]
 
+    def reach(self, channels: Iterable[str]) -> int:
+        """The time since which everything of these channels can be told."""
+        return max(self._floor, *(self._floors.get(channel, 0) for channel in channels))
+
     def lose(self, channels: tuple[str, ...]) -> int:
         """Note that events of these channels will never come, at the position that is returned.
 
         Args:
             channels: Empty: it may be any channel.
         """
-        mark = self.mark()
+        # Later than every event so far: who has seen the newest has missed these all the same.
+        self.last = mark = max(self.last + 1, self.clock.now())
         for channel in channels:
             self._floors[channel] = mark
             self._floors.move_to_end(channel)
@@ -186,11 +191,6 @@ class Log:
     def too_old(self, time: int) -> bool:
         """Whether a time lies before all that is kept, whatever the channel."""
         return time < self.clock.now() - self._age
-
-    def _reaches(self, channels: tuple[str, ...], time: int) -> bool:
-        if time < self._floor:
-            return False
-        return all(self._floors.get(channel, 0) <= time for channel in channels)
 
     def _expire(self, now: int) -> None:
         """Let go of what is too old, and of the oldest while there are too many bytes."""
@@ -213,5 +213,6 @@ class Log:
             del self._channels[channel]
         del self._order[time]
         self.size -= len(frame) + ENTRY_OVERHEAD
-        self._floors[channel] = time
+        # An event that was lost elsewhere may have set it higher already.
+        self._floors[channel] = max(time, self._floors.get(channel, 0))
         self._floors.move_to_end(channel)

@@ -145,12 +145,13 @@ def _join(
         reason = reason or "epoch"
     frames = log.since(request.channels, time)
     if frames is None:
+        # The place that the gap tells is one after which nothing is missing.
+        time = log.reach(request.channels)
         frames = log.newest(request.channels, time)
         reason = reason or "old"
     start = time
     if reason is None and request.replay is not None:
         start = min(time, _seconds_ago(log, request.replay))
-        frames = log.newest(request.channels, start)
     place = log.clock.text(time)
     if reason is None:
         parts.append(eventstream.frame(b"", place))
@@ -158,9 +159,10 @@ def _join(
         parts.append(gap(reason, place))
     if request.snapshot is not None:
         parts.append(request.snapshot)
-    if words := log.last_words(request.channels, start):
+    words = log.last_words(request.channels, start)
+    if past := [*words, *log.newest(request.channels, start, until=time)]:
         # Their ids lie before the place from which this client would resume.
-        parts += [*words, eventstream.frame(b"", place)]
+        parts += [*past, eventstream.frame(b"", place)]
     return parts + frames, reason
 
 

@@ -138,6 +138,17 @@ def test_losses_elsewhere_are_noted(now: list[int], channels: tuple[str, ...]) -
     assert (log.since(("c",), start) is None) == (channels == ())
 
 
+def test_e3_loss_elsewhere_outlives_the_events_before_it(now: list[int]) -> None:
+    """When an older event leaves the history, the newer loss is still known."""
+    log = make_log(history_count=1)
+    before = time_of(log.append("a", BODY, keep=True))
+    now[0] += 1
+    mark = log.lose(("a",))
+    after = log.append("a", BODY, keep=True)  # the event from before the loss goes
+    assert log.since(("a",), before) is None
+    assert log.since(("a",), mark) == [after]
+
+
 def test_memory_is_given_back(now: list[int]) -> None:
     """Channels that nobody uses any more leave nothing behind."""
     log = make_log(history_age=1.0)

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from sidearm.hub import opening
 from sidearm.hub.config import HubConfig
 from sidearm.hub.eventstream import Event, Parser, encode_body
 from sidearm.hub.memory import MemoryHub
@@ -78,9 +79,12 @@ def test_view_that_history_does_not_reach_gets_a_gap() -> None:
     position = hub.position()
     publish(hub, "a", 1, 2, 3)
     gap, *others = read(hub.fetch(Fetch(("a",), position)))[0]
-    assert json.loads(gap.data) == {"reason": "old", "position": position}
+    assert json.loads(gap.data) == {"reason": "old", "position": gap.id}
     assert [each.data for each in others] == ["2", "3"]
     assert hub.stats().gaps == 1
+    # What it missed lies before the place that it was told, and nothing after it is missing.
+    assert position < gap.id < others[0].id
+    assert data(hub.fetch(Fetch(("a",), hub.position(), gap.id))) == ["2", "3"]
 
 
 def test_old_id_is_old_even_if_nothing_was_lost() -> None:
@@ -106,6 +110,17 @@ def test_replay_and_position_meet(hub: MemoryHub) -> None:
     publish(hub, "a", 2)
     assert data(hub.fetch(Fetch(("a",), position, replay=60.0))) == ["1", "2"]
     assert data(hub.fetch(Fetch(("a",), position, replay=0.0))) == ["2"]
+
+
+def test_e3_replayed_events_leave_a_newcomer_at_its_own_place(hub: MemoryHub) -> None:
+    """Its last id is not that of an old event, which would soon be too old to resume from."""
+    publish(hub, "a", 1)
+    position = hub.position()
+    start = opening.begin(hub._log, hub._closings, Handoff(("a",), position, replay=60.0))
+    events, parser = read(b"".join(start.parts))
+    assert [each.data for each in events] == ["1"]
+    assert events[0].id < position
+    assert parser.last_event_id == position
 
 
 def test_nobody_takes_a_socket(hub: MemoryHub) -> None:

@@ -75,7 +75,10 @@ class Stream:
             self.socket.connect(listener.getsockname())
             served, _ = listener.accept()
         with served:
-            assert hub.handoff(Handoff(channels, **fields), served.fileno())
+            deadline = time.monotonic() + PATIENCE
+            while not hub.handoff(Handoff(channels, **fields), served.fileno()):
+                assert time.monotonic() < deadline, "The hub takes no client."
+                time.sleep(PAUSE)
         self.raw = b""
         self.parser = Parser(fields.get("last_event_id") or "")
         self._events: list[Event] = []

@@ -127,6 +127,16 @@ def test_h5_log_goes_over_so_that_ids_go_on_meaning_the_same(hubs: Hubs, hub: Hu
         assert stream.data(3) == ["1", "2", "3"]
 
 
+def test_h5_log_without_a_kept_event_goes_over_too(hubs: Hubs, hub: HubClient) -> None:
+    """The new hub goes on in the same epoch, where there is no history to begin with."""
+    place, epoch = hub.position(), figures_of(hubs.config.socket).epoch
+    hubs.replace()
+    assert figures_of(hubs.config.socket).epoch == epoch
+    publish_all(hub, [event("a", "after it")])
+    with Stream(hub, "a", last_event_id=place) as stream:
+        assert stream.data(1) == ["after it"]
+
+
 def test_h5_what_waits_for_a_slow_client_goes_over(hubs: Hubs, hub: HubClient) -> None:
     """A client that read nothing across two replacements finds every byte, in order."""
     texts = [f"{n} " + "x" * 4000 for n in range(200)]

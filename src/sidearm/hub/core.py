@@ -103,7 +103,7 @@ class Hub:
         self._descriptors = Descriptors()
         self._poller = platform.Poller()
         self._acceptor = Acceptor(self.listener, self._poller, self._descriptors, self.tally)
-        self.log = log or Log(config)
+        self.log = Log(config) if log is None else log  # an empty one is false
         self._subscribers = Subscribers()
         self.fanout = Fanout(
             self._subscribers, self._poller, config.subscriber_buffer, config.waiting_bytes

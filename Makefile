@@ -35,6 +35,9 @@ test-long:
 	echo "The seed is $(SEED) (SEED=$(SEED) make test-long runs the same programs)."
 	PROGRAMS=1700 .venv/bin/python -m pytest tests/contracts/test_programs.py \
 		--hypothesis-seed=$(SEED) $(PYTEST)
+	PROGRAMS=20000 HUB_PROGRAMS=150 .venv/bin/python -m pytest \
+		tests/unit/hub/test_log_programs.py tests/faults/test_hub_programs.py \
+		--hypothesis-seed=$(SEED) --timeout=3600 $(PYTEST)
 	MUTATIONS=200000 .venv/bin/python -m pytest tests/contracts/test_signing.py \
 		-k mutated $(PYTEST)
 	TAKEOVER_CLIENTS=10000 TAKEOVER_REPLACEMENTS=20 TAKEOVER_KILLS=50 DEATH_CLIENTS=2000 \

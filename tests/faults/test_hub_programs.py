@@ -22,23 +22,21 @@ import json
 import os
 import sys
 import time
-from contextlib import ExitStack
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pytest
 from hub_streams import PATIENCE, Stream, figures_of, wait_for, wait_for_hub
+from hub_succession import Succession
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
 from sidearm.hub.client import HubClient
-from sidearm.hub.config import HubConfig
 from sidearm.hub.eventstream import Event, encode_body
 from sidearm.hub.link import Link
 from sidearm.hub.log import ENTRY_OVERHEAD
 from sidearm.hub.messages import Lost, encode
 from sidearm.hub.position import is_end, parse
-from sidearm.testing import HubServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -60,6 +58,16 @@ class Limits(NamedTuple):
     count: int = 1000
     bytes: int = 8 << 20
     age: float = 300.0
+
+    def settings(self) -> dict[str, Any]:
+        """What the hub is told."""
+        return {
+            "heartbeat": 0,  # it would move ids that the oracle knows
+            "subscriber_buffer": BUFFER,
+            "history_count": self.count,
+            "history_bytes": self.bytes,
+            "history_age": self.age,
+        }
 
 
 LONG, FEW, SMALL, SHORT = Limits(), Limits(count=3), Limits(bytes=3000), Limits(age=BRIEF)
@@ -85,6 +93,7 @@ step = st.one_of(
     st.tuples(st.just("render a page")),
     st.tuples(st.just("join from the page"), channels_of_one, tags),
     st.tuples(st.just("join while they fall"), channels_of_one, batches),
+    st.tuples(st.just("join by a view from before the kill"), channels_of_one),
     st.tuples(st.just("leave"), clients),
     st.tuples(st.just("leave"), clients),
     st.tuples(st.just("return"), clients, ids),
@@ -108,30 +117,24 @@ class Hubs:
     """One hub after the other on one socket, and a worker's end of it."""
 
     def __init__(self, folder: str, limits: Limits) -> None:
-        self.folder = folder
         self.limits = self.usual = limits
-        self.path = f"{folder}/hub.sock"
-        self._servers = ExitStack()
-        self.current = self._start()
+        self.succession = Succession(folder, **limits.settings())
+        self.path = self.succession.path
         self.worker = HubClient(self.path)
         self.epoch = figures_of(self.path).epoch
         wait_for_hub(self.worker)
 
-    def replace(self, limits: Limits) -> None:
-        """Start a hub that takes over; :meth:`wait_until_replaced` waits for it."""
+    def start_replacement(self, limits: Limits) -> None:
         self.limits = limits
-        self._old, self.current = self.current, self._start("--replace")
+        self.succession.start_replacement(**limits.settings())
 
-    def wait_until_replaced(self) -> None:
-        wait_for(self.path, lambda figures: figures.pid == self.current.pid)
-        assert self._old.wait_for_exit(PATIENCE) == 0
-
-    def kill(self) -> None:
-        self.current.kill()
+    def replace(self, limits: Limits) -> None:
+        self.start_replacement(limits)
+        self.succession.wait_until_replaced()
 
     def start_anew(self) -> None:
         self.limits = self.usual
-        self.current = self._start()
+        self.succession.start_anew()
         self.epoch = figures_of(self.path).epoch
         deadline = time.monotonic() + PATIENCE
         while (parse(self.worker.position() or "") or (None,))[0] != self.epoch:
@@ -140,24 +143,7 @@ class Hubs:
 
     def close(self) -> None:
         self.worker.close(flush_seconds=0)
-        self._servers.close()
-
-    def _start(self, *arguments: str) -> HubServer:
-        count, size, age = self.limits
-        config = HubConfig(
-            socket=self.path,
-            heartbeat=0,  # it would move ids that the oracle knows
-            subscriber_buffer=BUFFER,
-            history_count=count,
-            history_bytes=size,
-            history_age=age,
-        )
-
-        class Next(HubServer):
-            def command(self) -> list[str]:
-                return [sys.executable, "-m", "sidearm.hub", *arguments, config.to_json()]
-
-        return self._servers.enter_context(Next(lambda _: config, start_timeout=PATIENCE))
+        self.succession.close()
 
 
 # -- what was published
@@ -275,7 +261,9 @@ class Connection:
         if self.is_checked:
             return
         self.is_checked = True
-        view = _time_of(self.position)
+        seen = parse(self.position)
+        assert seen is not None
+        view = seen.time if seen.epoch == self.log.epoch else 0
         reason, may_be_gap = self._expect_gap(view)
         note(f"{self}: reason {reason}, may be {may_be_gap}, is {self.has_gap}")
         if reason:
@@ -309,7 +297,7 @@ class Connection:
         # A newcomer's view may have looked too long ago.
         may_be = view < opened - age or self.log.may_have_lost(self.channels, view)
         if self.told is None:
-            return None, may_be
+            return ("epoch", True) if not view else (None, may_be)
         if told is None:
             return "unknown", True
         if told.epoch != self.log.epoch:
@@ -452,11 +440,11 @@ class World:
         self.hubs = hubs
         self.number = 0
         self.page: str | None = None
+        self.former: str | None = None  # a position in the log of a hub that was killed
         self.clients: list[Client] = []
         self.prefix = f"program-{World.counter}-"
         if hubs.limits != hubs.usual:
             hubs.replace(hubs.usual)
-            hubs.wait_until_replaced()
         self.log = Log(hubs.epoch)
         self.losing = Link(hubs.path, "publish", PATIENCE)
         self.offset = self.losing.welcome.offset
@@ -489,6 +477,8 @@ class World:
                 since = len(self.log.events)
                 self.join(channels, position=position)
                 self.clients[-1].connection.since = since
+            case ("join by a view from before the kill", channels) if self.former is not None:
+                self.join(channels, position=self.former)
             case ("leave", number):
                 self.leave(number)
             case ("return", number, kind):
@@ -509,6 +499,7 @@ class World:
                 self.replace(limits, batch)
         self.witness_all()
         self.read_all()
+        assert figures_of(self.hubs.path).history_bytes <= self.hubs.limits.bytes
 
     # Publishing
 
@@ -670,7 +661,8 @@ class World:
     def kill(self, count: int) -> None:
         """A new epoch; what is published before there is a new hub waits in the worker."""
         self.losing.close()
-        self.hubs.kill()
+        self.former = wait_for_hub(self.hubs.worker)
+        self.hubs.succession.kill()
         for client in self.clients:
             client.connection.may_end = True
         self.log = Log("")
@@ -687,11 +679,11 @@ class World:
     def replace(self, limits: Limits, batch: Sequence[tuple[str, bool]]) -> None:
         """Nobody reconnects, whatever is published meanwhile."""
         before = self.hubs.limits
-        self.hubs.replace(limits)
+        self.hubs.start_replacement(limits)
         self.send(batch)
         for each in (before, limits):  # under either of them
             self.log.forget(each)
-        self.hubs.wait_until_replaced()
+        self.hubs.succession.wait_until_replaced()
         self.witness_all()
         if before.age == BRIEF:
             # Where each channel's loss is too old to be told, one place stands for all of them.

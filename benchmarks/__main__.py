@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 import importlib
 
-NAMES = ("tasks", "idle_streams", "hub", "signing", "redirects", "webhooks")
+NAMES = (
+    "tasks",
+    "idle_streams",
+    "hub",
+    "slow_clients",
+    "signing",
+    "redirects",
+    "webhooks",
+)
 
 
 def main() -> None:

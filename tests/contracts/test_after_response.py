@@ -65,7 +65,7 @@ def test_t8_it_runs_when_the_server_closes_the_response(
     assert ledger.lines == [*SETTLED, f"late in {app.name}"]
 
 
-def test_t8_also_of_a_response_that_was_abandoned(app: Flask, ledger: Any, serve: Any) -> None:
+def test_t8_ss19_also_of_a_response_that_was_abandoned(app: Flask, ledger: Any, serve: Any) -> None:
     """The client left: what was committed is followed by what belongs to it."""
 
     def view() -> str:

@@ -86,7 +86,7 @@ def test_t6_the_views_round_and_the_bodys_are_two(app: Flask, ledger: Any, answe
     assert ledger.lines == SETTLED * 2
 
 
-def test_t6_a_body_that_raises_rolls_back(handled: Flask, ledger: Any, answer: Any) -> None:
+def test_t6_ss23_a_body_that_raises_rolls_back(handled: Flask, ledger: Any, answer: Any) -> None:
     """Its own round alone: what the view had saved stays."""
 
     def end() -> None:
@@ -99,7 +99,7 @@ def test_t6_a_body_that_raises_rolls_back(handled: Flask, ledger: Any, answer: A
     assert records(handled)[-1] == ("body", False, "exception Broken")
 
 
-def test_t6_a_client_that_leaves_rolls_back(app: Flask, ledger: Any, answer: Any) -> None:
+def test_t6_ss09_a_client_that_leaves_rolls_back(app: Flask, ledger: Any, answer: Any) -> None:
     """The server closes a body that has not come to its end."""
     answer()
     response = app.test_client().get("/", buffered=False)
@@ -299,7 +299,7 @@ def ask(server: Server, path: str) -> Any:
         return json.loads(response.read())
 
 
-def test_t6_clients_that_read_and_clients_that_leave(server: Server) -> None:
+def test_t6_ss09_clients_that_read_and_clients_that_leave(server: Server) -> None:
     """Rows of the bodies that were sent, none of those that nobody read, and no lock stays."""
     ends = ["finite: the body ended", "endless: the body was abandoned"]
     for turn in (1, 2):

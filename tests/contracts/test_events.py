@@ -618,8 +618,8 @@ def assert_streams_headers(response: Response) -> None:
         assert response.headers.getlist(name) == values, name
 
 
-def test_h11_a_stream_has_the_head_of_a_stream(client: FlaskClient) -> None:
-    """Type, cache and proxy headers as in the contract, exactly once (SS-08)."""
+def test_h11_ss08_a_stream_has_the_head_of_a_stream(client: FlaskClient) -> None:
+    """Type, cache and proxy headers as in the contract, exactly once."""
     assert_streams_headers(client.get("/streams/stock"))
 
 
@@ -764,7 +764,7 @@ def test_c13_posting_to_a_stream_is_not_allowed(client: FlaskClient) -> None:
     assert client.post("/streams/stock").status_code == 405
 
 
-def test_h11_closing_a_stream_runs_what_waits_for_its_close(
+def test_h11_ss18_closing_a_stream_runs_what_waits_for_its_close(
     app: Flask, client: FlaskClient
 ) -> None:
     """call_on_close works as on every response."""

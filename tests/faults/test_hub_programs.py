@@ -18,6 +18,7 @@ published: from it each event's place is known. Then, for every other stream:
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import sys
@@ -41,7 +42,7 @@ from sidearm.hub.position import is_end, parse
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-PROGRAMS = int(os.environ.get("HUB_PROGRAMS", "6"))
+PROGRAMS = int(os.environ.get("HUB_PROGRAMS", "4"))
 CHANNELS = ("a", "b", "c")
 TAGS = ("user:1", "user:2")
 ID_SIZE = len(b"id: 0123456789-0123456789abcdef\n")
@@ -70,7 +71,7 @@ class Limits(NamedTuple):
         }
 
 
-LONG, FEW, SMALL, SHORT = Limits(), Limits(count=3), Limits(bytes=3000), Limits(age=BRIEF)
+LONG, FEW, SMALL, SHORT = Limits(), Limits(count=2), Limits(bytes=3000), Limits(age=BRIEF)
 
 
 # -- programs
@@ -83,6 +84,7 @@ batches = st.lists(
     max_size=5,
 )
 tags = st.sampled_from([(), (), *[(tag,) for tag in TAGS], TAGS])
+some_limits = st.sampled_from([LONG, FEW, SMALL, SHORT])
 ids = st.sampled_from(["last", "last", "last", "last", "replay 60", "replay 0", "17", "ancient"])
 
 step = st.one_of(
@@ -104,10 +106,13 @@ step = st.one_of(
     st.tuples(st.just("end"), st.sampled_from(CHANNELS)),
     st.tuples(st.just("close"), st.sampled_from(TAGS), st.lists(st.sampled_from(CHANNELS))),
     st.tuples(st.just("lose"), st.lists(st.sampled_from(CHANNELS), max_size=2, unique=True)),
-    st.tuples(st.just("kill"), st.integers(0, 3)),
-    st.tuples(st.just("replace"), st.sampled_from([LONG, FEW, SMALL, SHORT]), batches),
+    st.tuples(st.just("close while a view runs"), channels_of_one, channels_of_one),
+    st.tuples(st.just("kill"), st.integers(0, 2)),
+    st.tuples(st.just("replace"), some_limits, batches),
+    st.tuples(st.just("replace while one is away"), some_limits, clients, batches),
+    st.tuples(st.just("replace while one reads nothing"), some_limits),
 )
-programs = st.lists(step, min_size=6, max_size=16)
+programs = st.lists(step, min_size=8, max_size=20)
 
 
 # -- the hubs
@@ -285,7 +290,8 @@ class Connection:
         else:
             self.place = view
             self.stream.read_until(lambda stream: b"\n\n" in stream.raw)
-            assert self.stream.raw.startswith(f"id: {self.position}\n\n".encode())
+            if self.left:  # else it was closed before it began
+                assert self.stream.raw.startswith(f"id: {self.position}\n\n".encode())
         if self.told is None or self.has_gap:
             self.past = self._past()
 
@@ -315,7 +321,7 @@ class Connection:
             each
             for each in self.log.events[: self.since]
             if each.is_kept
-            and each.channels & self.channels
+            and each.channels & self.left
             and each.place <= self.place
             and (asked or (each.is_last and each.channels <= self.log.ended))
         ]
@@ -362,7 +368,9 @@ class Connection:
             assert self.may_end, f"{self} ended, and nothing ended it: {self.stream.raw[-300:]!r}"
             self._compare(expected)
         if self.must_end:
-            assert self.is_finished, f"{self} ended, and not for good: {self.last_event_id}"
+            assert self.is_finished, (
+                f"{self} ended, and not for good: {self.last_event_id}, {self.until}"
+            )
             got = len(self.received) - self.has_gap + self._compare(expected)
             assert got == len(expected), f"{self} ended before {expected[got:]}"
 
@@ -406,9 +414,14 @@ class Connection:
     @property
     def is_finished(self) -> bool:
         """Whether it has been told to stop for good."""
+        # The mark is that of the channels which it had in the end; a view that no longer offers
+        # the others knows it.
         names = [self.world.name(channel) for channel in self.channels]
-        left = [self.world.name(channel) for channel in self.left]
-        return is_end(self.last_event_id, names) or is_end(self.last_event_id, left or names)
+        return any(
+            is_end(self.last_event_id, some)
+            for count in range(1, len(names) + 1)
+            for some in itertools.combinations(names, count)
+        )
 
     def close(self) -> None:
         self.stream.close()
@@ -493,10 +506,20 @@ class World:
                 self.close_tag(tag, channels)
             case ("lose", channels):
                 self.lose(channels)
+            case ("close while a view runs", channels, taken):
+                self.close_while_a_view_runs(channels, taken)
             case ("kill", count):
                 self.kill(count)
             case ("replace", limits, batch):
                 self.replace(limits, batch)
+            case ("replace while one is away", limits, number, batch):
+                client = self.leave(number)
+                self.publish(batch)
+                self.publish(batch)
+                self.replace(limits, [])
+                self.come_back(client, "last")
+            case ("replace while one reads nothing", limits) if "a" not in self.log.ended:
+                self.replace_while_one_reads_nothing(limits)
         self.witness_all()
         self.read_all()
         assert figures_of(self.hubs.path).history_bytes <= self.hubs.limits.bytes
@@ -561,11 +584,12 @@ class World:
         some = [each for each in self.clients if each.is_there == there]
         return some[number % len(some)] if some else None
 
-    def leave(self, number: int) -> None:
+    def leave(self, number: int) -> Client | None:
         client = self._pick(number, there=True)
         if client is not None:
             client.connection.close()
             client.is_there = False
+        return client
 
     def come_back(self, client: Client | None, kind: str) -> None:
         if client is None or client.connection.is_finished:
@@ -647,6 +671,16 @@ class World:
         open_channels = [each for each in CHANNELS if each not in self.log.ended]
         self.send([(each, True) for each in open_channels[:1]])
 
+    def close_while_a_view_runs(self, channels: Sequence[str], taken: Sequence[str]) -> None:
+        """The stream is on its way when its tag is closed, or some of its channels are taken."""
+        position = wait_for_hub(self.hubs.worker)
+        self.close_tag("on its way", taken if set(taken) != set(channels) else [])
+        self.witness_all()
+        self.join(channels, position=position, tags=("on its way",))
+        connection = self.clients[-1].connection
+        connection.until = dict.fromkeys(taken, 0)
+        connection.may_end = connection.left <= self.log.ended
+
     def lose(self, channels: Sequence[str]) -> None:
         self.losing.send(encode(Lost(tuple(self.name(each) for each in channels))), PATIENCE)
         loss = Published(channels, LOSS, kept=False)
@@ -690,6 +724,19 @@ class World:
             self.log.global_floor = self.newest
         if limits.age == BRIEF:
             self._let_everything_grow_old()
+
+    def replace_while_one_reads_nothing(self, limits: Limits) -> None:
+        """What waits for it goes over, cut at the byte; it gets all, and does not reconnect."""
+        self.join(["a"], small=True)
+        slow = self.clients[-1]
+        slow.connection.read()
+        for client in self.clients:
+            if client.is_there and not client.is_reading and "a" in client.connection.left:
+                client.connection.may_end = True
+        self.hubs.worker.publish([self._event("a", size=20_000) for _ in range(12)])
+        self.witness_all()
+        assert figures_of(self.hubs.path).pending_bytes > 0
+        self.replace(limits, [])
 
     def _let_everything_grow_old(self) -> None:
         until = self.newest - self.offset + BRIEF * NANOSECONDS

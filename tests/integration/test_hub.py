@@ -300,7 +300,9 @@ def test_e4_no_gap_and_no_duplicate_while_events_rain(hub: HubClient) -> None:
 # Contract H3, heartbeats
 
 
-def test_h3_heartbeat_is_a_comment_and_moves_the_id(start_hub: Callable[..., HubClient]) -> None:
+def test_h3_ss13_heartbeat_is_a_comment_and_moves_the_id(
+    start_hub: Callable[..., HubClient],
+) -> None:
     """A quiet stream gets comments, and an id that does not grow old; nothing is dispatched."""
     hub = start_hub(heartbeat=0.02)
     with Stream(hub, "a") as stream:
@@ -314,7 +316,7 @@ def test_h3_heartbeat_is_a_comment_and_moves_the_id(start_hub: Callable[..., Hub
         assert stream.data(1) == ["1"]
 
 
-def test_h3_no_heartbeat_when_it_is_zero(hub: HubClient) -> None:
+def test_h3_ss15_no_heartbeat_when_it_is_zero(hub: HubClient) -> None:
     """An interval of 0 sends nothing, and costs nothing: the hub does not spin."""
     with Stream(hub, "a") as stream:
         stream.read()
@@ -324,7 +326,7 @@ def test_h3_no_heartbeat_when_it_is_zero(hub: HubClient) -> None:
         assert _cpu_seconds(pid) - before < 0.1
 
 
-def test_h3_heartbeat_is_never_inside_an_event(start_hub: Callable[..., HubClient]) -> None:
+def test_h3_ss14_heartbeat_is_never_inside_an_event(start_hub: Callable[..., HubClient]) -> None:
     """Comments that are due while a large event is half sent do not tear it."""
     hub = start_hub(heartbeat=0.001, subscriber_buffer=1 << 24)
     large = ["x" * 200_000 + str(n) for n in range(5)]
@@ -335,7 +337,7 @@ def test_h3_heartbeat_is_never_inside_an_event(start_hub: Callable[..., HubClien
         stream.read_until(lambda stream: len(stream.parser.comments) > 3)
 
 
-def test_h3_client_that_goes_away_is_forgotten_at_once(hub: HubClient) -> None:
+def test_h3_ss29_client_that_goes_away_is_forgotten_at_once(hub: HubClient) -> None:
     """A closed connection is no subscriber any more, and its channel is gone."""
     with Stream(hub, "a") as stream:
         stream.read()
@@ -355,7 +357,7 @@ def test_h11_what_a_client_sends_is_thrown_away(hub: HubClient) -> None:
 # Contract H4, slow subscribers
 
 
-def test_h4_subscriber_that_does_not_read_is_disconnected(tmp_path: Path) -> None:
+def test_h4_ss28_subscriber_that_does_not_read_is_disconnected(tmp_path: Path) -> None:
     """Its buffer is bounded; the others get every event, and the process does not grow."""
     config = HubConfig(
         socket=str(tmp_path / "hub.sock"),

@@ -130,7 +130,7 @@ class TestReading:
         assert event_source("http://shop/s", socket_path=path).next_event() == Event("a")
         assert server.request().startswith("GET /s HTTP/1.1\r\nHost: shop\r\n")
 
-    def test_leaving_the_block_closes(self, server: Script) -> None:
+    def test_ss_30_leaving_the_block_closes(self, server: Script) -> None:
         """What came can be read afterwards; nothing more comes."""
         server.say(HEAD + b"data:a\n\ndata:b\n\n")
         with EventSource(server.url) as source:

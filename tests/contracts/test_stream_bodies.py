@@ -41,11 +41,12 @@ def read_until_error(app: Flask, error: type[Exception]) -> Raised:
     return Raised(sent, raised.value)
 
 
+@pytest.mark.parametrize("step", ["rollback", "release"])
 def test_ss10_clean_up_that_fails_hides_no_error(
-    handled: Flask, ledger: Any, serve: Any, caplog: pytest.LogCaptureFixture
+    handled: Flask, ledger: Any, serve: Any, caplog: pytest.LogCaptureFixture, step: str
 ) -> None:
-    """The body's own error stays in the chain of what goes on; the release's is logged, once."""
-    thing = ledger.resource("thing", release=OSError("the release failed"))
+    """The body's own error goes on, and tells of the other one; that is logged, once."""
+    thing = ledger.resource("thing", **{step: OSError(f"the {step} failed")})
 
     def view() -> Response:
         def body() -> Iterator[str]:
@@ -56,11 +57,10 @@ def test_ss10_clean_up_that_fails_hides_no_error(
         return Response(stream_with_context(body()))
 
     serve(view)
-    raised = read_until_error(handled, Exception)
+    raised = read_until_error(handled, Broken)
     assert raised.sent == b"one"
-    chain = [raised.error, raised.error.__context__]
-    assert any(isinstance(error, Broken) for error in chain), chain
-    told = [record for record in caplog.records if "the release failed" in str(record.exc_info)]
+    assert raised.error.__notes__ == [f"While rolling back, also: OSError: the {step} failed"]
+    told = [record for record in caplog.records if f"the {step} failed" in str(record.exc_info)]
     assert len(told) == 1
     assert ledger.lines.count("release thing") == 1
 

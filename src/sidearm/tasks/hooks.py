@@ -234,6 +234,11 @@ def _settle_request(
             for error in errors:
                 logger.error("Task %r: its end failed.", task.name, exc_info=error)
             errors = []
+        elif round_.kind == "body" and exc is not None:
+            # What ended the body goes on. What failed since was logged when it failed.
+            for error in errors:
+                exc.add_note(f"While rolling back, also: {type(error).__qualname__}: {error}")
+            errors = []
     except BaseException as fatal:  # raised when the teardown functions have run
         errors = [fatal]
     no_response = exc is not None and not isinstance(exc, Exception)

@@ -8,6 +8,7 @@ drawn anew each time, and what is compared is what they took in the same turn.
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import statistics
 import sys
@@ -19,7 +20,9 @@ from typing import Any
 Clock = Callable[[], int]
 
 MICROSECOND = 1000  # nanoseconds
+NANOSECONDS = 1_000_000_000  # in a second
 KIB = 1024  # bytes
+ALL_CORES = sorted(os.sched_getaffinity(0)) if sys.platform == "linux" else [0]
 
 
 def in_turns(
@@ -148,3 +151,27 @@ def bounded(seconds: float, what: str) -> Iterator[Callable[[], None]]:
             sys.exit(f"{what} took more than {seconds:g} seconds.")
 
     yield check
+
+
+def session_pids(leader: int) -> list[int]:
+    """The processes of a session that run: a server and all that it has started."""
+    pids = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:  # it ended meanwhile
+            continue
+        if int(fields[3]) == leader and fields[0] not in "ZX":
+            pids.append(int(stat.parent.name))
+    return pids
+
+
+@contextlib.contextmanager
+def on_core(number: int) -> Iterator[None]:
+    """Start on one core what is started inside; a machine with one core has only that."""
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {ALL_CORES[number % len(ALL_CORES)]})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, cores)

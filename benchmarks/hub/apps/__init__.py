@@ -1,0 +1,1 @@
+"""The applications that the systems serve: ``/stream``, and ``POST /publish?n=N``."""

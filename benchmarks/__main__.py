@@ -9,6 +9,8 @@ NAMES = (
     "tasks",
     "idle_streams",
     "hub",
+    "connect",
+    "storm",
     "slow_clients",
     "signing",
     "redirects",

@@ -18,6 +18,12 @@ def worker() -> str:
     return str(os.getpid())
 
 
+@app.get("/empty")
+def empty() -> str:
+    """Nothing."""
+    return ""
+
+
 @app.get("/stream")
 def stream() -> EventStream:
     """A stream on which nothing happens."""

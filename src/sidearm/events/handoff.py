@@ -43,10 +43,13 @@ PADDING = b":" + b" " * 4093 + b"\n\n"
 #: A head and a comment fit; a larger buffer costs more than it saves.
 CAPTURE_SIZE = 16_384  # bytes
 
-_STATUS_LINE = re.compile(rb"HTTP/1\.[01] 200(?: |$)")
+_STATUS_LINE = re.compile(rb"HTTP/1\.[01] 200(?: |\r|$)")
 #: Fields of the connection between the server and the client, which ends with the stream now.
-_DROPPED_FIELDS = frozenset({b"connection", b"keep-alive", b"transfer-encoding"})
-_FORBIDDEN_FIELDS = frozenset({b"content-length", b"content-encoding"})
+_DROPPED_FIELD = re.compile(
+    rb"\r\n[ \t]*(?:connection|keep-alive|transfer-encoding)[ \t]*:(?:(?!\r\n).)*",
+    re.IGNORECASE | re.DOTALL,
+)
+_FORBIDDEN_FIELD = re.compile(rb"\r\n[ \t]*(content-(?:length|encoding))[ \t]*:", re.IGNORECASE)
 
 
 class NotPossible(Exception):
@@ -240,24 +243,18 @@ def head_for_hub(written: bytes) -> bytes:
     if not written:
         raise NotPossible("a middleware holds the response back until it is complete")
     head, end, body = written.partition(b"\r\n\r\n")
-    status_line, *lines = head.split(b"\r\n")
-    if not end or not status_line.startswith(b"HTTP/1."):
+    if not end or not head.startswith(b"HTTP/1."):
         raise NotPossible("what the server wrote is no HTTP/1 head")
-    if not _STATUS_LINE.match(status_line):
-        raise NotPossible(
-            f"a middleware changed the status to {status_line[9:12].decode('latin-1')!r}"
-        )
-    kept = [status_line]
-    for line in lines:
-        name = line.partition(b":")[0].strip().lower()
-        if name in _FORBIDDEN_FIELDS:
-            # Only the name: each reason is logged once, and lengths are many.
-            raise NotPossible(f"a middleware added the header {name.decode()!r}")
-        if name not in _DROPPED_FIELDS:
-            kept.append(line)
+    if not _STATUS_LINE.match(head):
+        raise NotPossible(f"a middleware changed the status to {head[9:12].decode('latin-1')!r}")
+    forbidden = _FORBIDDEN_FIELD.search(head)
+    if forbidden is not None:
+        # Only the name: each reason is logged once, and lengths are many.
+        name = forbidden[1].decode().lower()
+        raise NotPossible(f"a middleware added the header {name!r}")
     if COMMENT not in body:
         raise NotPossible("a middleware changed the body")
-    return b"\r\n".join([*kept, b"Connection: close", b"", b""])
+    return _DROPPED_FIELD.sub(b"", head) + b"\r\nConnection: close\r\n\r\n"
 
 
 def _send_away(

@@ -27,6 +27,7 @@ from .state import Worker, WorkerState
 
 READS = 16  # for one wake-up; a worker that never stops does not starve the others
 OUTGOING_LIMIT = 1 << 26  # bytes of answers that a worker may leave unread
+_RIGHTS = (int(socket.SOL_SOCKET), int(getattr(socket, "SCM_RIGHTS", -1)))
 _DESCRIPTOR_SIZE = array.array("i").itemsize
 # Room for a few more descriptors than the one that is due: whoever sends more is seen, and refused.
 _ANCILLARY_SIZE = socket.CMSG_SPACE(4 * _DESCRIPTOR_SIZE) if platform.can_hand_off() else 0
@@ -121,7 +122,7 @@ class Connection:
                 return
             except OSError as error:
                 raise EOFError from error
-            if ancillary or flags & socket.MSG_CTRUNC:
+            if ancillary or flags & platform.CTRUNC:
                 self._take_descriptors(ancillary, flags)
             if not size:
                 raise EOFError
@@ -193,7 +194,7 @@ class Connection:
     def _take_descriptors(self, ancillary: list[tuple[int, int, bytes]], flags: int) -> None:
         received = array.array("i")
         for level, kind, data in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+            if (level, kind) == _RIGHTS:
                 received.frombytes(data[: len(data) - len(data) % _DESCRIPTOR_SIZE])
         self._descriptors.extend(received)
         if not platform.CMSG_CLOEXEC:
@@ -201,7 +202,7 @@ class Connection:
                 os.set_inheritable(descriptor, False)
         if len(received) > 1:
             raise ProtocolError(f"{len(received)} descriptors came with one message.")
-        if flags & socket.MSG_CTRUNC and not received:
+        if flags & platform.CTRUNC and not received:
             # The table is full: the kernel gives the bytes, and throws the descriptor away.
             self._descriptors.append(None)
             self.lost_descriptors += 1

@@ -23,9 +23,11 @@ WRITE = 4
 
 # A path's room in sockaddr_un, without the NUL at its end.
 SOCKET_PATH_LIMIT = 107 if sys.platform == "linux" else 103  # bytes
-DONTWAIT: int = getattr(socket, "MSG_DONTWAIT", 0)
-PEEK: int = getattr(socket, "MSG_PEEK", 0)
-CMSG_CLOEXEC: int = getattr(socket, "MSG_CMSG_CLOEXEC", 0)
+# Plain numbers: arithmetic with Python's enumerations costs ten times as much.
+DONTWAIT = int(getattr(socket, "MSG_DONTWAIT", 0))
+PEEK = int(getattr(socket, "MSG_PEEK", 0))
+CTRUNC = int(getattr(socket, "MSG_CTRUNC", 0))
+CMSG_CLOEXEC = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))
 
 _TCP_USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)
 # macOS calls the idle time before the first probe TCP_KEEPALIVE.

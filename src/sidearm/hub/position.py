@@ -13,6 +13,7 @@ end. The mark is made of the channels' names: on another stream the same id is a
 
 from __future__ import annotations
 
+import functools
 import re
 import secrets
 import time
@@ -21,6 +22,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 _TEXT = re.compile(r"([0-9a-f]{10})-([1-9a-f][0-9a-f]{0,15})(?:-end-([0-9a-f]{8}))?", re.ASCII)
+_LONGEST = 10 + 1 + 16 + 5 + 8  # characters
 
 
 class Position(NamedTuple):
@@ -42,6 +44,11 @@ class Position(NamedTuple):
 
 def parse(text: str) -> Position | None:
     """Read a position as a client sent it; None for anything that no hub ever wrote."""
+    return _parse(text) if len(text) <= _LONGEST else None
+
+
+@functools.lru_cache(maxsize=256)  # one stream's is read several times while it opens
+def _parse(text: str) -> Position | None:
     match = _TEXT.fullmatch(text)
     return Position(match[1], int(match[2], 16), match[3] or "") if match else None
 

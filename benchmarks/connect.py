@@ -95,7 +95,9 @@ def main() -> None:
         if not nchan.missing():
             with on_core(SERVER_CORE), nchan.run() as running, on_core(LOAD_CORE):
                 connects = measure_nchan(running, check)
-    print(f"CPU of one request of a blocking worker (gunicorn, sync), {ROUNDS} rounds of {REQUESTS}")
+    print(
+        f"CPU of one request of a blocking worker (gunicorn, sync), {ROUNDS} rounds of {REQUESTS}"
+    )
     row("an empty view", times["ordinary"])
     row("a view that returns a stream, and the hub", times["stream"])
     row("  of that the hub", times["hub"])
@@ -103,7 +105,10 @@ def main() -> None:
         row("a connect of nchan, which asks no view", connects)
     more = difference(times["stream"], times["ordinary"])
     chance = difference(times["again"], times["ordinary"])
-    print(f"  a stream takes more   {more:8.1f} us, two ordinary ones differ by {chance:.1f} us", end="")
+    print(
+        f"  a stream takes more   {more:8.1f} us, two ordinary ones differ by {chance:.1f} us",
+        end="",
+    )
     print(f"   at most {GOAL:g}: {'yes' if more <= GOAL else 'NO'}")
 
 

@@ -43,7 +43,8 @@ def parse_and_run() -> None:
     chosen = [each for each in ALL if any(word in each.name.lower() for word in words)]
     scale = WHOLE if arguments.whole else QUICK
     if arguments.rounds:
-        scale = replace(scale, rounds=arguments.rounds, slow_rounds=arguments.rounds)
+        number = arguments.rounds
+        scale = replace(scale, rounds=number, slow_rounds=number, crowd_rounds=number)
     run(Run(scale, chosen), crowd=not arguments.no_crowd, write=arguments.write)
 
 
@@ -93,7 +94,7 @@ def run(run: Run, *, crowd: bool, write: bool) -> None:
     with bounded(LIMIT, "The benchmark of the hub") as check, on_core(LOAD_CORE):
         for number in range(run.scale.rounds):
             run.turn(number, measure, check)
-            if crowd:
+            if crowd and number < run.scale.crowd_rounds:
                 run.turn(number, measure_crowd, check)
     minutes = (time.monotonic() - began) / 60
     print(report.table(run.scale, run.figures, run.left_out, minutes))

@@ -128,12 +128,24 @@ static void send_request(struct client *client) {
     client->state = WAITING;
 }
 
+/* The value of a line's field; a chunk begins with a line, for the server sends whole frames. */
+static char *find_field(char *data, const char *field) {
+    size_t size = strlen(field);
+    char *found = data;
+    while ((found = strstr(found, field))) {
+        if (found == data || found[-1] == '\n')
+            return found + size;
+        found += size;
+    }
+    return NULL;
+}
+
 static void remember(struct client *client, char *data) {
-    char *found = strstr(data, "\nretry: "), *last = NULL;
-    if (found)
-        client->retry = atoll(found + 8) * 1000000LL;
-    for (found = data; (found = strstr(found, "\nid: ")); found += 5)
-        last = found + 5;
+    char *found = data, *last = NULL;
+    while ((found = find_field(found, "retry: ")))
+        client->retry = atoll(found) * 1000000LL;
+    for (found = data; (found = find_field(found, "id: "));)
+        last = found;
     if (last) {
         size_t size = strcspn(last, "\r\n");
         if (size < sizeof client->id) {

@@ -13,7 +13,7 @@ from .system import Running, System
 PACE = 10  # events a second
 BURST = 100  # events at once
 WARM_UP = 3  # events
-PATIENCE = 90.0  # seconds for one phase
+PATIENCE = 150.0  # seconds for one phase
 SETTLE = 0.5  # seconds until a server has done what it does after a connect
 PAUSE = 0.5  # seconds between two publishes to a crowd
 SERVER_CORE, LOAD_CORE = 0, 1
@@ -33,6 +33,7 @@ class Scale:
         singles: Events to the crowd.
         rounds: Of each system.
         slow_rounds: Of the slow ones.
+        crowd_rounds: Of single events.
     """
 
     subscribers: int
@@ -42,10 +43,11 @@ class Scale:
     singles: int
     rounds: int
     slow_rounds: int
+    crowd_rounds: int
 
 
-QUICK = Scale(1000, 3000, paced=20, bursts=2, singles=5, rounds=3, slow_rounds=1)
-WHOLE = Scale(5000, 15_000, paced=30, bursts=2, singles=8, rounds=5, slow_rounds=2)
+QUICK = Scale(1000, 3000, 20, 2, singles=5, rounds=3, slow_rounds=1, crowd_rounds=1)
+WHOLE = Scale(5000, 15_000, 30, 2, singles=10, rounds=3, slow_rounds=1, crowd_rounds=1)
 
 
 @dataclass

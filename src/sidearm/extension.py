@@ -128,6 +128,8 @@ class AppState(TaskState):
             max_streams_per_address=settings.max_streams_per_address,
             limit_loopback=settings.limit_loopback,
             metrics_port=settings.metrics_port,
+            retry_spread=settings.retry_spread,
+            reconnect_rate=settings.reconnect_rate,
         )
 
     def _its_hub(self) -> HubClient | MemoryHub:

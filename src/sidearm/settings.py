@@ -31,6 +31,12 @@ def _seconds(minimum: float) -> Check:
     return check
 
 
+def _rate(key: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        raise SettingError(key, value, "Give a number for each second, such as 200; 0 is no limit.")
+    return float(value)
+
+
 def _whole(minimum: int, unit: str) -> Check:
     def check(key: str, value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
@@ -233,6 +239,13 @@ class Settings:
     )
     retry_spread: float = _setting(
         3.0, _seconds(0), "seconds", "Each stream's wait is longer by a random part of this."
+    )
+    reconnect_rate: float = _setting(
+        200.0,
+        _rate,
+        "a second",
+        "Where many streams are open, the random part is larger: so that about so many would come"
+        " back in a second. 0: it stays as it is.",
     )
     max_event_size: int = _setting(
         MIB, _whole(1, "bytes"), "bytes", "An event whose frame is larger is refused."

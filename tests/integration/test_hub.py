@@ -880,3 +880,28 @@ def test_settings_reach_the_process() -> None:
     assert HubConfig.from_json('{"socket": "/s"}') == replace(
         config, heartbeat=15.0, history_count=1000
     )
+
+
+def test_h6_waits_before_a_reconnect_follow_the_number_of_streams(
+    start_hub: Callable[..., HubClient],
+) -> None:
+    """A stream that was opened among few is told again when many have come; a view's own stays."""
+    hub = start_hub(heartbeat=0.1, retry_spread=0.001, reconnect_rate=0.001)
+    with ExitStack() as stack:
+        # One stream makes the range a thousand seconds wide, twenty make it twenty thousand.
+        fixed = stack.enter_context(Stream(hub, "a", retry=777))
+        first = stack.enter_context(Stream(hub, "a", shortest_wait=1.0))
+        first.read_until(lambda stream: stream.parser.retry is not None)
+        told = first.parser.retry
+        assert told is not None
+        assert 1000 <= told <= 2_001_000
+        rest = [stack.enter_context(Stream(hub, "a", shortest_wait=1.0)) for _ in range(18)]
+        first.read_until(lambda stream: stream.parser.retry != told)
+        for stream in rest:
+            stream.read_until(lambda stream: stream.parser.retry is not None)
+        waits = [stream.parser.retry or 0 for stream in rest]
+        assert len(set(waits)) == 18
+        assert max(waits) > 2_001_000  # by chance none is, once in 10 ** 15
+        hub.publish([event("a", "last")])
+        assert fixed.data(1) == ["last"]
+        assert fixed.parser.retry == 777

@@ -8,6 +8,8 @@ answer is a whole ``text/event-stream`` that ends: every ``EventSource`` comes b
 from __future__ import annotations
 
 import random
+import threading
+import time
 from typing import TYPE_CHECKING
 
 from ..hub.eventstream import retry_field
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from ..settings import Settings
 
 POLL_INTERVAL = 2000  # milliseconds, as the field
+LONGEST_TURN = 60.0  # seconds
 
 
 def poll(hub: HubClient | MemoryHub, settings: Settings, opening: Handoff) -> bytes:
@@ -39,8 +42,38 @@ def poll(hub: HubClient | MemoryHub, settings: Settings, opening: Handoff) -> by
             )
         )
     if body is None:
-        return retry_field(spread_out(opening.retry, settings))
+        wait = spread_out(opening.retry, settings)
+        return retry_field(_turns.wait(wait, settings.reconnect_rate))
     return body
+
+
+class Turns:
+    """Has clients come back one after another while the hub is away, so many in a second.
+
+    With few clients each waits as long as it would; with many, the last of them waits until all
+    others have had their turn. How many there are need not be known.
+    """
+
+    def __init__(self) -> None:
+        self._last = 0.0
+        self._lock = threading.Lock()
+
+    def wait(self, least: int, rate: float) -> int:
+        """Give one client its turn; how long it waits for it (ms).
+
+        Args:
+            least: It waits at least so long (ms).
+            rate: Clients in a second; 0: any number.
+        """
+        if not rate:
+            return least
+        with self._lock:
+            now = time.monotonic()
+            self._last = min(max(now, self._last) + 1 / rate, now + LONGEST_TURN)
+            return max(least, round((self._last - now) * 1000))
+
+
+_turns = Turns()
 
 
 def spread_out(retry: int | None, settings: Settings) -> int:

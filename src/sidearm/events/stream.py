@@ -136,7 +136,8 @@ class EventStream(Response):
         return retry_field(spread_out(None, self._settings) if retry is None else retry)
 
     def _give(self, descriptor: int) -> bool:
-        message = msgspec.structs.replace(self.subscription, retry=None)
+        shortest = self._settings.retry if self.subscription.retry is None else None
+        message = msgspec.structs.replace(self.subscription, retry=None, shortest_wait=shortest)
         return self._hub.handoff(message, descriptor)
 
     def _answer(self) -> bytes:

@@ -28,6 +28,9 @@ class HubConfig:
         max_streams: How many streams there may be; 0: as many as there are descriptors.
         max_streams_per_address: How many of one client's address; 0: any number.
         limit_loopback: Whether clients on this machine are counted by address, too.
+        retry_spread: Each client's wait before it comes back is longer by a random part of this
+            (seconds), or more where there are many.
+        reconnect_rate: Clients that are to come back in a second, about; 0: any number.
         metrics_port: Where Prometheus finds the figures, on 127.0.0.1; None: nowhere.
     """
 
@@ -44,6 +47,8 @@ class HubConfig:
     max_streams_per_address: int = 256
     limit_loopback: bool = False
     metrics_port: int | None = None
+    retry_spread: float = 3.0
+    reconnect_rate: float = 200.0
 
     def to_json(self) -> str:
         """The configuration as the argument of ``python -m sidearm.hub``."""

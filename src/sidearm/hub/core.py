@@ -49,6 +49,7 @@ from .messages import (
 from .metrics import open_port
 from .relay import Relay
 from .replacement import Replacement
+from .spread import Spread
 from .state import Worker
 from .streams import Streams
 from .subscribers import Subscriber, Subscribers
@@ -108,7 +109,7 @@ class Hub:
         self.fanout = Fanout(
             self._subscribers, self._poller, config.subscriber_buffer, config.waiting_bytes
         )
-        self.streams = Streams(self.log, self._subscribers, self.fanout)
+        self.streams = Streams(self.log, self._subscribers, self.fanout, Spread(config))
         self._admission = Admission(
             config, self._descriptors, self._subscribers, self.streams, self.tally
         )
@@ -145,6 +146,7 @@ class Hub:
         self.fanout.flush()
         place = self.log.clock.text(self.log.mark())
         self.fanout.heartbeat(eventstream.comment() + eventstream.frame(b"", place))
+        self.streams.tell_waits()
 
     def end_aged(self) -> None:
         """End the streams that have reached their maximum age."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 
 from . import platform
 from .buffers import Buffers
@@ -82,7 +82,7 @@ class Fanout:
             frames = group.frames
             group.frames = []
             self.delivered += len(frames) * len(group.members)
-            self._send_to_all(group, b"".join(frames))
+            self._send(group.members, b"".join(frames))
         self._relieve()
 
     def heartbeat(self, frame: bytes) -> None:
@@ -92,7 +92,15 @@ class Fanout:
         """
         self.flush()
         for group in self._subscribers.groups():
-            self._send_to_all(group, frame, quiet=True)
+            self._send(group.members, frame, quiet=True)
+
+    def send_each(self, frame_of: Callable[[Subscriber], bytes]) -> None:
+        """Send every subscriber for which nothing waits a frame of its own, if there is one."""
+        self.flush()
+        for subscriber in self._subscribers.all():
+            frame = frame_of(subscriber)
+            if frame:
+                self._send([subscriber], frame, quiet=True)
 
     def open(
         self,
@@ -170,12 +178,12 @@ class Fanout:
             subscriber.outbox.discard()
         subscriber.hang_up()
 
-    def _send_to_all(self, group: Group, data: bytes, *, quiet: bool = False) -> None:
+    def _send(self, members: Collection[Subscriber], data: bytes, *, quiet: bool = False) -> None:
         size = len(data)
         dontwait = platform.DONTWAIT
         partly: list[tuple[Subscriber, int]] = []
         gone: list[Subscriber] = []
-        for subscriber in group.members:
+        for subscriber in members:
             if subscriber.outbox is not None:
                 if not quiet:
                     partly.append((subscriber, 0))
@@ -190,7 +198,7 @@ class Fanout:
                 continue
             if sent != size:
                 partly.append((subscriber, sent))
-        self.sends += len(group.members)
+        self.sends += len(members)
         for subscriber, sent in partly:
             self._keep(subscriber, data, sent)
         for subscriber in gone:

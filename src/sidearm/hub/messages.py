@@ -156,11 +156,14 @@ class Handoff(Opening, frozen=True, array_like=True, tag="handoff"):
         address: The client's, as the application sees it (after ``ProxyFix``).
         tags: Names by which the stream can be found again, to be closed.
         max_age: Seconds after which it ends, so that its view is asked again. None: never.
+        shortest_wait: Its client's shortest wait before it comes back (seconds); where there are
+            many streams it is told a longer one. None: what it was told stays.
     """
 
     address: str | None = None
     tags: tuple[str, ...] = ()
     max_age: float | None = None
+    shortest_wait: float | None = None
 
 
 class Fetch(Opening, frozen=True, array_like=True, tag="fetch"):

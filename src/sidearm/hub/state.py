@@ -179,6 +179,7 @@ class ClientState(msgspec.Struct, frozen=True, array_like=True):
         address: Its client's, as the limits count it.
         seen: When its view ran, as a position's time.
         expires: When it is too old, by the machine's monotonic clock (seconds).
+        shortest_wait: As in :class:`~sidearm.hub.messages.Handoff`.
     """
 
     channels: tuple[str, ...]
@@ -189,6 +190,7 @@ class ClientState(msgspec.Struct, frozen=True, array_like=True):
     address: bytes = b""
     seen: int = 0
     expires: float = math.inf
+    shortest_wait: float | None = None
 
 
 class Clients(Piece, frozen=True, array_like=True, tag="clients"):

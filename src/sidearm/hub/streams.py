@@ -16,6 +16,7 @@ from .closing import Closings
 from .fanout import Fanout
 from .log import Log
 from .messages import Close, Fetch, Handoff
+from .spread import Spread
 from .subscribers import Subscriber, Subscribers
 
 AGE_SPREAD = 0.1  # of the maximum age: streams that were opened together do not end together
@@ -28,6 +29,7 @@ class Streams:
         log: Where their events are.
         subscribers: Who there is.
         fanout: Sends to them.
+        spread: How long their clients wait before they come back.
 
     Attributes:
         closings: What was closed of late.
@@ -36,10 +38,11 @@ class Streams:
         aged: Streams that reached their maximum age, so far.
     """
 
-    def __init__(self, log: Log, subscribers: Subscribers, fanout: Fanout) -> None:
+    def __init__(self, log: Log, subscribers: Subscribers, fanout: Fanout, spread: Spread) -> None:
         self._log = log
         self._subscribers = subscribers
         self._fanout = fanout
+        self._spread = spread
         self._next = math.inf  # when the first of them is too old, or earlier
         self.closings = Closings()
         self.ended = 0
@@ -55,9 +58,10 @@ class Streams:
             age = message.max_age * (1 - AGE_SPREAD * random.random())  # noqa: S311 - no secret
             subscriber.expires = time.monotonic() + age
         self.watch_age(subscriber)
-        self._fanout.open(
-            subscriber, start.channels or message.channels, start.parts, final=start.ended
-        )
+        subscriber.shortest_wait = message.shortest_wait
+        wait = self._wait_of(subscriber)
+        parts = [wait, *start.parts] if wait else start.parts
+        self._fanout.open(subscriber, start.channels or message.channels, parts, final=start.ended)
         if start.ended and start.channels:
             self.ended += 1
         elif start.ended:
@@ -67,6 +71,17 @@ class Streams:
     def all_due(self, message: Fetch | Handoff) -> opening.Start:
         """What a stream begins with, where it ends at once: it is polled."""
         return opening.all_due(self._log, self.closings, message)
+
+    def tell_waits(self) -> None:
+        """Tell the clients other waits where there are many more streams than when they came."""
+        if self._spread.has_grown(len(self._subscribers)):
+            self._fanout.send_each(self._wait_of)
+
+    def _wait_of(self, subscriber: Subscriber) -> bytes:
+        """What tells a client how long to wait; empty where it knows."""
+        if subscriber.shortest_wait is None:
+            return b""
+        return self._spread.field(subscriber.shortest_wait, len(self._subscribers))
 
     def watch_age(self, subscriber: Subscriber) -> None:
         """See to it that a subscriber ends when it is too old."""

@@ -147,9 +147,10 @@ class Subscriber(RawSocket):
         address: Its client's, as :class:`~sidearm.hub.limits.Limits` counts it.
         seen: When its view ran, as a position's time.
         expires: When it is too old (a reading of ``time.monotonic()``).
+        shortest_wait: Its client's before it comes back (seconds); None: it is told no other.
     """
 
-    __slots__ = ("address", "expires", "group", "outbox", "seen", "tags")
+    __slots__ = ("address", "expires", "group", "outbox", "seen", "shortest_wait", "tags")
 
     group: Group
     outbox: Outbox | None
@@ -157,6 +158,7 @@ class Subscriber(RawSocket):
     address: bytes
     seen: int
     expires: float
+    shortest_wait: float | None
 
     @classmethod
     def adopt(cls, descriptor: int) -> Subscriber:
@@ -180,6 +182,7 @@ class Subscriber(RawSocket):
         subscriber.address = b""
         subscriber.seen = 0
         subscriber.expires = math.inf
+        subscriber.shortest_wait = None
         return subscriber
 
     @classmethod
@@ -195,6 +198,7 @@ class Subscriber(RawSocket):
         subscriber.address = state.address
         subscriber.seen = state.seen
         subscriber.expires = state.expires
+        subscriber.shortest_wait = state.shortest_wait
         if client.waiting:
             subscriber.outbox = Outbox.restore(client.waiting, state.exempt, final=state.final)
         return subscriber
@@ -210,6 +214,7 @@ class Subscriber(RawSocket):
             address=self.address,
             seen=self.seen,
             expires=self.expires,
+            shortest_wait=self.shortest_wait,
         )
         return Client(self.fileno(), state, outbox.parts() if outbox else [])
 

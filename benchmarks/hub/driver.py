@@ -18,6 +18,7 @@ from .system import System
 from .systems import ALL
 
 LIMIT = 3000.0  # seconds after which the benchmark gives up
+MINUTES = 20.0  # after which no system has another turn
 DESCRIPTORS = 16_000  # of the load's program, with 15,000 clients
 
 Measure = Callable[[System, Scale, Figures, Check], None]
@@ -37,6 +38,9 @@ def parse_and_run() -> None:
     parser.add_argument("--write", action="store_true", help="write table and plot into docs/")
     parser.add_argument("--only", metavar="WORD", nargs="+", help="systems whose names have one")
     parser.add_argument("--rounds", type=int, help="rounds of each system")
+    parser.add_argument(
+        "--minutes", type=float, default=MINUTES, help="after these no system has another turn"
+    )
     parser.add_argument("--no-crowd", action="store_true", help="no single events to very many")
     arguments = parser.parse_args()
     words = [word.lower() for word in arguments.only or [""]]
@@ -45,7 +49,8 @@ def parse_and_run() -> None:
     if arguments.rounds:
         number = arguments.rounds
         scale = replace(scale, rounds=number, slow_rounds=number, crowd_rounds=number)
-    run(Run(scale, chosen), crowd=not arguments.no_crowd, write=arguments.write)
+    minutes = arguments.minutes
+    run(Run(scale, chosen, minutes), crowd=not arguments.no_crowd, write=arguments.write)
 
 
 class Run:
@@ -54,14 +59,17 @@ class Run:
     Args:
         scale: How large it is.
         systems: Which.
+        minutes: After these no system has another turn.
 
     Attributes:
         figures: What was measured, by the systems' names.
         left_out: What was not, and why.
     """
 
-    def __init__(self, scale: Scale, systems: Sequence[System]) -> None:
+    def __init__(self, scale: Scale, systems: Sequence[System], minutes: float = MINUTES) -> None:
         self.scale = scale
+        self.began = time.monotonic()
+        self._end = self.began + minutes * 60
         self.systems = [each for each in systems if not each.missing()]
         self.figures = {each.name: Figures() for each in self.systems}
         self.left_out = {
@@ -78,6 +86,8 @@ class Run:
         random.shuffle(order)
         for system in order:
             began = time.monotonic()
+            if began > self._end:
+                return
             try:
                 measure_one(system, self.scale, self.figures[system.name], check)
             except (TooFew, ServerDied) as error:
@@ -90,13 +100,12 @@ class Run:
 def run(run: Run, *, crowd: bool, write: bool) -> None:
     """Measure, print the table, and write it if that is wanted."""
     allow_descriptors(DESCRIPTORS)
-    began = time.monotonic()
     with bounded(LIMIT, "The benchmark of the hub") as check, on_core(LOAD_CORE):
         for number in range(run.scale.rounds):
             run.turn(number, measure, check)
             if crowd and number < run.scale.crowd_rounds:
                 run.turn(number, measure_crowd, check)
-    minutes = (time.monotonic() - began) / 60
+    minutes = (time.monotonic() - run.began) / 60
     print(report.table(run.scale, run.figures, run.left_out, minutes))
     print(report.goals(run.figures))
     if write:

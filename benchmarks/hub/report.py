@@ -71,11 +71,11 @@ def table(
 
 def describe(scale: Scale, figures: dict[str, Figures], minutes: float) -> str:
     """What was measured on what."""
+    rounds = max((len(each.paced) for each in figures.values()), default=0)
     busiest = max((each.busiest for each in figures.values()), default=0.0)
     lost = sum(each.lost for each in figures.values())
     return (
-        f"Medians of {scale.rounds} rounds ({scale.slow_rounds} of the slow systems, and of the"
-        f" crowd) in"
+        f"Medians of {rounds} rounds (fewer of the slow systems and of the crowd) in"
         f" {minutes:.0f} minutes: {scale.paced} events at {PACE} a second, {scale.bursts} bursts of"
         f" {BURST}, {scale.singles} single events to a crowd of {scale.crowd:,}. {machine()}. The"
         f" clients' program was busy for at most {busiest:.0%} of a phase, and {lost:,} deliveries"

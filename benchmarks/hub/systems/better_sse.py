@@ -18,7 +18,6 @@ class BetterSse(System):
     """better-sse: a channel, and a session for each client."""
 
     name = "better-sse (Node)"
-    fits_crowd = True
 
     def missing(self) -> str | None:
         """Node or the package."""

@@ -40,7 +40,6 @@ class FloorInPython(System):
     """``floor.py``."""
 
     name = "floor: one send, Python"
-    fits_crowd = True
 
     def run(self) -> AbstractContextManager[Running]:
         """Run it."""

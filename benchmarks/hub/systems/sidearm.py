@@ -37,3 +37,4 @@ class SidearmAgain(Sidearm):
     """The same once more: what differs is chance."""
 
     name = "Sidearm, again (A/A)"
+    fits_crowd = False

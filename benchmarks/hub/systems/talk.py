@@ -17,7 +17,7 @@ class Talk(System):
 
     name = "the talk's pattern (gevent, Redis)"
     is_slow = True
-    limit = 1000
+    limit = 500
 
     def missing(self) -> str | None:
         """Its packages, or Redis."""

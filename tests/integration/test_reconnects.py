@@ -49,6 +49,29 @@ def test_h6_the_second_stream_waits_longer_than_the_first_would() -> None:
             assert (second.retry or 0) > OWN  # by chance not, once in twenty millions
 
 
+def test_h6_a_wait_that_the_view_names_stays_as_it_is() -> None:
+    """Among many, too."""
+    with (
+        HubServer(
+            lambda path: HubConfig(socket=path, retry_spread=0.05, reconnect_rate=RATE),
+            start_timeout=START_TIMEOUT,
+        ) as hub,
+        GunicornServer(
+            "streams:app",
+            cwd=APPS,
+            env={"SIDEARM_SOCKET": hub.socket_path},
+            start_timeout=START_TIMEOUT,
+        ) as server,
+    ):
+        server.wait_until(lambda: _is_handed_over(server.url, hub), PATIENCE, "a hand-off")
+        with EventSource(f"{server.url}/streams/a", timeout=PATIENCE):
+            hub.wait_until(lambda: hub.hub_figures().subscribers >= 1, PATIENCE, "a first stream")
+            with EventSource(f"{server.url}/snapshots/a", timeout=PATIENCE) as source:
+                # The snapshot follows whatever the hub says first.
+                assert source.next_event().event == "snapshot"
+                assert source.retry == 1234
+
+
 def test_h6_while_the_hub_is_away_clients_come_back_one_after_another() -> None:
     """Each answer of a worker names a later turn than the one before."""
     env = {"TESTED_SIDEARM_RECONNECT_RATE": "0.1"}

@@ -168,7 +168,8 @@ def event_stream(
         replay: A client without an id gets the events of the last so many seconds too, and one
             with an older id gets the gap.
         retry: Milliseconds until the client reconnects, as in the standard; by default each
-            stream has its own (``SIDEARM_RETRY``, ``SIDEARM_RETRY_SPREAD``).
+            stream has its own (``SIDEARM_RETRY``, ``SIDEARM_RETRY_SPREAD``), longer where there are
+            very many (``SIDEARM_RECONNECT_RATE``).
         tags: Names by which :func:`close_streams` finds it, such as ``["user:7"]``.
         max_age: Seconds after which it ends, up to a tenth earlier, and the client comes back by
             its id, so that the view's checks run again; by default ``SIDEARM_STREAM_MAX_AGE``. 0:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import re
+import socket
 from typing import Any
 
 import pytest
 
 from sidearm.hub.config import HubConfig
 from sidearm.hub.spread import Spread
+from sidearm.hub.subscribers import Group, Subscriber
 
 
 def spread(**settings: Any) -> Spread:
@@ -54,3 +57,17 @@ def test_h6_those_that_are_there_are_told_again_when_many_have_come() -> None:
 def test_h6_the_range_is_never_narrower_than_its_setting(streams: int) -> None:
     """Which a site may have chosen wide."""
     assert spread(retry_spread=300.0, reconnect_rate=500.0).width(streams) == 300.0
+
+
+@pytest.mark.parametrize("shortest", [1.5, None])
+def test_h5_a_successor_knows_whose_wait_it_may_make_longer(shortest: float | None) -> None:
+    """A view's own word stays its word under the new hub."""
+    near, far = socket.socketpair()
+    with near, far:
+        old = Subscriber.adopt(os.dup(near.fileno()))
+        old.group = Group(("a",))
+        old.shortest_wait = shortest
+        new = Subscriber.restore(old.state()._replace(descriptor=os.dup(near.fileno())))
+        assert new.shortest_wait == shortest
+        old.close()
+        new.close()

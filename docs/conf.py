@@ -16,7 +16,7 @@ release = version = version_of("sidearm")
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sidearm_docs"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
-exclude_patterns = ["_build", "_extensions"]
+exclude_patterns = ["_build", "_extensions", "explanation/performance-table.md"]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"

@@ -32,13 +32,13 @@ def number(values: list[float], form: str = ".2f") -> str:
 
 COLUMNS: tuple[Column, ...] = (
     ("subscribers", lambda f: f"{f.subscribers:,}"),
-    ("KiB/connection", lambda f: number([each / KIB for each in f.memory], ".1f")),
-    ("CPU/delivery, paced (us)", lambda f: number(f.paced)),
-    ("CPU/delivery, bursts (us)", lambda f: number(f.burst, ".3f")),
-    ("deliveries/s, bursts", lambda f: number(f.rate, ",.0f")),
-    ("p50, paced (ms)", lambda f: number(f.p50, ".1f")),
-    ("p99, paced (ms)", lambda f: number(f.p99, ".1f")),
-    ("one to the crowd (ms)", lambda f: number(f.crowd, ".1f")),
+    ("KiB each", lambda f: number([each / KIB for each in f.memory], ".1f")),
+    ("paced, µs", lambda f: number(f.paced)),
+    ("bursts, µs", lambda f: number(f.burst, ".3f")),
+    ("bursts, per s", lambda f: number(f.rate, ",.0f")),
+    ("p50, ms", lambda f: number(f.p50, ".1f")),
+    ("p99, ms", lambda f: number(f.p99, ".1f")),
+    ("crowd, ms", lambda f: number(f.crowd, ".1f")),
 )
 
 

@@ -37,6 +37,7 @@ def parse_and_run() -> None:
     )
     parser.add_argument("--write", action="store_true", help="write table and plot into docs/")
     parser.add_argument("--only", metavar="WORD", nargs="+", help="systems whose names have one")
+    parser.add_argument("--subscribers", type=int, help="as many as the machine keeps pace with")
     parser.add_argument("--rounds", type=int, help="rounds of each system")
     parser.add_argument(
         "--minutes", type=float, default=MINUTES, help="after these no system has another turn"
@@ -46,6 +47,8 @@ def parse_and_run() -> None:
     words = [word.lower() for word in arguments.only or [""]]
     chosen = [each for each in ALL if any(word in each.name.lower() for word in words)]
     scale = WHOLE if arguments.whole else QUICK
+    if arguments.subscribers:
+        scale = replace(scale, subscribers=arguments.subscribers)
     if arguments.rounds:
         number = arguments.rounds
         scale = replace(scale, rounds=number, slow_rounds=number, crowd_rounds=number)

@@ -15,6 +15,7 @@ NAMES = (
     "signing",
     "redirects",
     "webhooks",
+    "assets",
 )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .assets import import_map as import_map
+    from .assets import integrity_for as integrity_for
     from .bodies import Delivery as Delivery
     from .bodies import raw_body as raw_body
     from .bodies import verify_webhook as verify_webhook
@@ -65,6 +67,8 @@ _HOMES = {
     "commit_on": "tasks",
     "current_task": "tasks",
     "event_stream": "events",
+    "import_map": "assets",
+    "integrity_for": "assets",
     "is_different_url": "redirects",
     "is_safe_url": "redirects",
     "publish": "events",

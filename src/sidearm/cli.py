@@ -353,6 +353,55 @@ def deliver(info: ScriptInfo, *, source: str, url: str, body: BinaryIO, id_: str
         click.echo(send(app, source, url, body.read(), id_))
 
 
+@sidearm.group()
+def assets() -> None:
+    """Static files under names that carry a hash of their content."""
+
+
+@assets.command()
+@click.option("--dry-run", is_flag=True, help="Look at everything, and write nothing.")
+@click.option(
+    "--keep-going",
+    is_flag=True,
+    help="Build also if a file refers to one that is not there.",
+)
+@click.option("-q", "--quiet", is_flag=True, help="Say nothing unless something is wrong.")
+@pass_script_info
+def build(info: ScriptInfo, *, dry_run: bool, keep_going: bool, quiet: bool) -> None:
+    """Write every static file under its hashed name, with compressed copies, and the manifest.
+
+    What an earlier build has written is not written again. The files of earlier builds, as many as
+    SIDEARM_ASSETS_KEEP says, stay.
+    """
+    with _errors_as_lines():
+        state = _state_of(info.load_app())
+        if state.assets is None:
+            raise StartError(
+                f"SIDEARM_ASSETS is {state.settings.assets!r}, so nothing would serve what is"
+                " built. Set it to True or to a folder."
+                if state.settings.assets is None
+                else "The application has no Sidearm. Call arm.init_app(app)."
+            )
+        from .assets import packages
+
+        packages.require(state.settings.assets, packages.BUILDING)
+        from .assets.build import Builder
+
+        bar = click.progressbar(length=0, label="Static files", file=sys.stderr, hidden=quiet)
+        builder = Builder.of(state.assets)
+        with bar:
+
+            def show(done: int, total: int) -> None:
+                bar.length = total
+                bar.update(done - bar.pos)
+
+            report = builder.build(dry_run=dry_run, keep_going=keep_going, progress=show)
+        for warning in report.warnings:
+            click.echo(f"Warning: {warning}", err=True)
+        if not quiet:
+            click.echo(report.sentence(dry_run=dry_run))
+
+
 def hub_config(app: Flask, socket_path: str | None) -> HubConfig:
     """What an application's settings tell its hub.
 

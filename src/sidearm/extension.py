@@ -80,6 +80,7 @@ class AppState(TaskState):
         self.confirm_template: Any = None
         self.webhooks = sources_of(settings.webhooks)
         self.delivery_ledgers: dict[Any, Any] = {}
+        self.assets: Any = None  # an assets.installation.Assets, where SIDEARM_ASSETS is set
         self._app = weakref.ref(app)
         self._hub: HubClient | MemoryHub | None = None
         self._dev_hub = DevelopmentHub()
@@ -251,6 +252,8 @@ class Sidearm:
         # Not a template global: that would make the Jinja environment before the application
         # has had the chance to set its options.
         app.context_processor(_template_context)
+        if state.settings.assets is not None:
+            state.assets = _install_assets(app, state.settings)
 
     @overload
     def resource(self, function: Callable[[], Generator[T]], /) -> Callable[[], T]: ...
@@ -487,5 +490,28 @@ def _in_development() -> bool:
     return isinstance(software, str) and software.startswith("Werkzeug/")
 
 
+def _install_assets(app: Flask, settings: Settings) -> Any:
+    from .assets import packages
+
+    packages.require(settings.assets)
+    from .assets.installation import install
+
+    return install(app, settings)
+
+
+def _from_assets(name: str, *args: Any, **kwargs: Any) -> Any:
+    """Call a function of ``sidearm.assets``, which is imported only where it is used."""
+    from . import assets
+
+    return getattr(assets, name)(*args, **kwargs)
+
+
+_TEMPLATE_CONTEXT = {
+    "stream_position": stream_position,
+    "integrity_for": functools.partial(_from_assets, "integrity_for"),
+    "import_map": functools.partial(_from_assets, "import_map"),
+}
+
+
 def _template_context() -> dict[str, Any]:
-    return {"stream_position": stream_position}
+    return _TEMPLATE_CONTEXT

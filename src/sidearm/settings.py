@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -197,6 +198,54 @@ def _host(key: str, value: Any, entry: Any) -> str:
     return dot + str(url.hostname if url.port == "80" else url.host)
 
 
+def _assets(key: str, value: Any) -> Any:
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if value is None or isinstance(value, bool):
+        return value or None
+    if isinstance(value, str) and value and "\0" not in value:
+        return value
+    raise SettingError(
+        key,
+        value,
+        "Give True, or the path of a folder for what is built, such as '/srv/shop/assets'.",
+    )
+
+
+def _prefix(key: str, value: Any) -> str | None:
+    if value is None:
+        return None
+    advice = (
+        "Give a URL without query, such as 'https://cdn.example' or 'https://cdn.example/shop'."
+    )
+    url = _parse(value) if isinstance(value, str) and value.isprintable() else None
+    if (
+        url is None
+        or url.protocol not in ("http:", "https:")
+        or url.username
+        or url.password
+        or "?" in value
+        or "#" in value
+    ):
+        raise SettingError(key, value, advice)
+    return str(url.href).rstrip("/")
+
+
+def _types(key: str, value: Any) -> tuple[tuple[str, str], ...]:
+    advice = "Give content types by ending or file name, such as {'.glb': 'model/gltf-binary'}."
+    if not isinstance(value, Mapping):
+        raise SettingError(key, value, advice)
+    for name, type_ in value.items():
+        if not (isinstance(name, str) and isinstance(type_, str) and _is_type(type_) and name):
+            raise SettingError(key, value, f"{name!r}: {type_!r} is none. {advice}")
+    return tuple((name.lower(), type_) for name, type_ in value.items())
+
+
+def _is_type(value: str) -> bool:
+    type_, slash, subtype = value.partition("/")
+    return bool(type_ and slash and subtype) and value.isascii() and value.isprintable()
+
+
 def _parse(url: str) -> Any:
     from ada_url import URL  # the hub's process reads no such setting
 
@@ -377,6 +426,31 @@ class Settings:
             " a delivery's time may differ from ours, 'keep' (30 days, in seconds) for how long one"
             " that acted is remembered.",
         },
+    )
+    assets: str | bool | None = _setting(
+        None,
+        _assets,
+        "path",
+        "Static files get URLs with a hash of their content. True, or the folder for what"
+        " `flask sidearm assets build` writes; True takes `assets` in the instance folder, and a"
+        " relative path begins there too.",
+    )
+    assets_url: str | None = _setting(
+        None,
+        _prefix,
+        "",
+        "Where else the hashed files are, such as 'https://cdn.example'. It stands in the place of"
+        " scheme, host and prefix.",
+    )
+    assets_keep: int = _setting(
+        3, _whole(0, "builds"), "builds", "Earlier builds whose files are served still."
+    )
+    assets_types: tuple[tuple[str, str], ...] = _setting(
+        (),
+        _types,
+        "types",
+        "Content types of static files by ending or file name, such as"
+        " `{'.glb': 'model/gltf-binary'}`.",
     )
 
     @classmethod

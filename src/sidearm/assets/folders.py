@@ -50,8 +50,8 @@ class Folder:
             name: Its name below the folder, with slashes.
 
         Returns:
-            An absolute path; ``None`` if there is no such file, or if it is not
-            inside of the folder.
+            An absolute path; ``None`` if there is no such file, or if it is not inside of the
+            folder. A link stays in it: that it leads elsewhere later shows in the signature.
         """
         if "\\" in name or "\0" in name or not all(_is_plain(part) for part in name.split("/")):
             return None
@@ -59,7 +59,7 @@ class Folder:
         if path is None:
             return None
         try:
-            return path if self._has_no_link(name) else self._follow(path)
+            return path if self._has_no_link(name) or self._stays_inside(path) else None
         except (OSError, ValueError):  # none, too long, or a drive of its own
             return None
 
@@ -78,10 +78,10 @@ class Folder:
             raise FileNotFoundError(path)
         return True
 
-    def _follow(self, path: str) -> str | None:
+    def _stays_inside(self, path: str) -> bool:
+        """Whether a file is inside of the folder when every link was followed."""
         root, end = os.path.realpath(self.root), os.path.realpath(path, strict=True)
-        is_inside = os.path.commonpath((root, end)) == root
-        return end if is_inside and stat.S_ISREG(os.stat(end).st_mode) else None
+        return os.path.commonpath((root, end)) == root and stat.S_ISREG(os.stat(end).st_mode)
 
     def store_path(self, name: str) -> str:
         """Where a build writes a file: the path of its URL, if there is only one.

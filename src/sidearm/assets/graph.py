@@ -123,10 +123,12 @@ class Graph:
         Args:
             key: Its endpoint and name.
         """
-        asset = self._assets.get(key)
+        asset = self.asset(key)
+        # Also if it was computed just now: what it refers to may have been known since long.
         if asset is not None and not all(map(_is_current, self.closure(asset))):
             self.forget()
-        return self.asset(key)
+            asset = self.asset(key)
+        return asset
 
     def forget(self) -> None:
         """Have every hash computed anew; what has not changed is not read again."""

@@ -2,7 +2,7 @@
 
 A function of ``url_defaults`` puts the hashed name in the place of the plain one, so that Flask
 builds the URL as ever, with its prefix, host and query. With ``SIDEARM_ASSETS_URL`` it takes the
-name away, and the handler for URLs that cannot be built builds this one: both are Flask's own hooks.
+name away, and the handler for URLs that cannot be built builds this one. Both hooks are Flask's.
 """
 
 from __future__ import annotations
@@ -180,7 +180,8 @@ class Assets:
         if found is None:
             self._warn(
                 (endpoint, str(filename)),
-                "There is no file %r in %s, for which url_for(%r) was called. The URL has no hash.",
+                "There is no file %r inside of %s, for which url_for(%r) was called. The URL has no"
+                " hash.",
                 str(filename),
                 folder.root,
                 endpoint,

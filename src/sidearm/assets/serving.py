@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .installation import Assets
 
 YEAR = 31_536_000  # seconds; as long as for ever, to every cache
+_AT_ONCE = 1 << 18  # bytes; what is smaller is read at once, and no descriptor waits for a client
 _NOT_MODIFIED = frozenset(
     {"cache-control", "etag", "last-modified", "vary", "access-control-allow-origin"}
 )
@@ -80,7 +81,13 @@ class Variant:
                 file = None
         if file is None:
             raise Changed
-        return file
+        if self.size > _AT_ONCE:
+            return file
+        with file:
+            content = file.read()
+        if len(content) != self.size:
+            raise Changed
+        return BytesIO(content)
 
 
 class AssetFile(StaticFile):

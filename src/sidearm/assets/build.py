@@ -21,7 +21,7 @@ from .exceptions import AssetBuildError
 from .folders import Folder
 from .graph import Asset, Graph
 from .manifest import ENDINGS, Entry, Generation, Manifest, Store
-from .writing import write_atomically
+from .writing import delete_leftovers, write_atomically
 
 if TYPE_CHECKING:
     from .installation import Assets
@@ -124,6 +124,7 @@ class Builder:
         try:
             self._store.folder.mkdir(parents=True, exist_ok=True)
             with _locked(self._store.folder / LOCK) as lock:
+                delete_leftovers(str(self._store.folder))
                 return self._write(jobs, self._store.manifest(), lock, progress)
         except OSError as error:
             raise AssetBuildError(
@@ -144,8 +145,8 @@ class Builder:
                         problems.append(f"{os.path.join(folder.root, name)}: cannot be read.")
                     else:
                         self._warnings.append(
-                            f"{os.path.join(folder.root, name)}: left out, a link to nothing or out"
-                            " of its folder."
+                            f"{os.path.join(folder.root, name)}: left out, because it is no file"
+                            " inside of its folder."
                         )
                     continue
                 for missing in asset.missing:

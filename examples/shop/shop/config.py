@@ -68,6 +68,7 @@ def load(app: Flask, chosen: Mapping[str, Any]) -> None:
         SESSION_COOKIE_SAMESITE="Lax",
         SESSION_COOKIE_NAME="outfitters",
         WTF_CSRF_TIME_LIMIT=None,  # as long as the session: a page may stay open over lunch
+        SIDEARM_ASSETS=True,
     )
     app.config.update(chosen)
     _set_origin(app)

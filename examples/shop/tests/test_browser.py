@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -268,3 +269,42 @@ def test_d1_a_hostile_next_ends_on_the_shop(open_window: OpenWindow, server: UpS
     other.locator("#live-state[data-state=live]").wait_for()
     page.get_by_role("button", name="Log out").click()
     page.get_by_text("You are logged out.").wait_for()
+
+
+def test_a1_every_page_loads_its_files_by_their_hashes(
+    browser: BrowserContext, server: UpServer
+) -> None:
+    """No 404 and no word on the console; every file is immutable, and its integrity is checked."""
+    page = browser.new_page()
+    page.set_default_timeout(WAIT * 1000)
+    complaints: list[str] = []
+    files: dict[str, str] = {}
+
+    def see(response: Response) -> None:
+        path = response.url.removeprefix(server.url)
+        if response.status >= 400:
+            complaints.append(f"{response.status} {path}")
+        if path.startswith("/static/"):
+            files[path] = response.headers.get("cache-control", "")
+
+    page.on("response", see)
+    page.on("console", lambda message: complaints.append(message.text))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.goto("/products/storm-lantern")
+    buy(page, 1)
+    own = ["/", "/products/storm-lantern", "/mailbox", "/sign-up", "/mailed", "/log-in"]
+    for path in [page.url.removeprefix(server.url), *own, "/forgotten", "/orders", "/?q=nothing"]:
+        page.goto(path, wait_until="load")
+        styled = "document.styleSheets.length === 1 && document.styleSheets[0].cssRules.length > 9"
+        assert page.evaluate(styled), path
+        checked = page.locator("link[rel=stylesheet], script[src]").evaluate_all(
+            "(all) => all.every((each) => each.integrity.startsWith('sha384-'))"
+        )
+        assert checked, path
+    page.close()
+
+    assert complaints == []
+    names = {re.sub(r"\.[0-9a-f]{16}\.", ".", path) for path in files}
+    assert names >= {f"/static/{name}" for name in ("shop.css", "live.js", "art.svg")}
+    assert names.isdisjoint(files)
+    assert set(files.values()) == {"public, max-age=31536000, immutable"}

@@ -139,7 +139,7 @@ class Builder:
         problems: list[str] = []
         for folder in self._folders:
             for name in folder.names():
-                asset = self._graph.current((folder.endpoint, name))
+                asset = self._graph.asset((folder.endpoint, name))
                 if asset is None:
                     if folder.locate(name) is not None:
                         problems.append(f"{os.path.join(folder.root, name)}: cannot be read.")

@@ -95,7 +95,7 @@ class Graph:
         self._assets: dict[Key, Asset] = {}
         self._sources: dict[Key, Source] = {}
         self._reported: set[tuple[Key, str]] = set()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # what is logged inside may ask for a URL
         this = weakref.ref(self)
         # A fork may happen while another thread holds the lock, and in the child nobody would ever
         # release it.
@@ -300,4 +300,4 @@ def _is_current(asset: Asset) -> bool:
 
 def _renew_lock(graph: Graph | None) -> None:
     if graph is not None:
-        graph._lock = threading.Lock()  # noqa: SLF001 (its own)
+        graph._lock = threading.RLock()  # noqa: SLF001 (its own)

@@ -52,7 +52,6 @@ class Assets:
     def __init__(self, app: Flask, settings: Settings) -> None:
         self._app = weakref.ref(app)
         self._config = app.config
-        self._logger = app.logger
         self._folders: Sequence[Folder] = ()
         self._folders_of = -1  # so many blueprints
         #: Hashed names by endpoint and name; empty where files may change at any time.
@@ -133,7 +132,7 @@ class Assets:
         """Log a warning, once in each process."""
         if about not in self._warned and len(self._warned) < WARNINGS:
             self._warned.add(about)
-            self._logger.warning(text, *arguments)
+            self.app.logger.warning(text, *arguments)
 
     def _report(self, key: Key, reference: Reference) -> None:
         # Packages are often published without their source maps, and no page needs them.
@@ -160,7 +159,7 @@ class Assets:
         except Exception:
             if key not in self._warned:
                 self._warned.add(key)
-                self._logger.exception("The file %r of %r cannot be hashed.", name, key[0])
+                self.app.logger.exception("The file %r of %r cannot be hashed.", name, key[0])
             return None
 
     def asset(self, endpoint: str, filename: Any) -> Asset | None:

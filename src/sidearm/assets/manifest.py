@@ -12,13 +12,16 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+
+import msgspec
 
 from .exceptions import ManifestError
 from .writing import write_atomically
 
 MANIFEST = "manifest.json"
 VERSION = 1
+#: What compressed copies end with, by their coding (as nginx and others expect).
+ENDINGS: dict[str | None, str] = {None: "", "br": ".br", "zstd": ".zst", "gzip": ".gz"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ class Entry:
     def sizes(self) -> dict[str | None, int]:
         """The size of each file that was written: as it is, and by each coding."""
         sizes: dict[str | None, int] = {None: self.size}
-        sizes.update(self.encodings)
+        sizes.update(self.encodings.items())
         return sizes
 
 
@@ -109,19 +112,31 @@ class Manifest:
             ManifestError: It is no manifest, or one of another version.
         """
         try:
-            read: Any = json.loads(text)
-            if read["version"] != VERSION:
-                raise ManifestError(
-                    where, f"it has version {read['version']!r}, and this Sidearm reads {VERSION}"
-                )
-            return cls(
-                [
-                    {path: Entry(**entry) for path, entry in generation.items()}
-                    for generation in read["generations"]
-                ]
-            )
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            raise ManifestError(where, f"it cannot be read: {error!r}") from error
+            written = msgspec.json.decode(text, type=_Written)
+            if written.version != VERSION:
+                reason = f"it has version {written.version}, and this Sidearm reads {VERSION}"
+                raise ManifestError(where, reason)
+            generations = msgspec.json.decode(written.generations, type=list[Generation])
+            codings = {
+                coding
+                for generation in generations
+                for entry in generation.values()
+                for coding in entry.encodings
+            }
+            if not codings <= ENDINGS.keys():
+                raise ManifestError(where, f"it has the codings {', '.join(sorted(codings))}")
+            return cls(generations)
+        except (ValueError, msgspec.MsgspecError, RecursionError) as error:
+            if isinstance(error, ManifestError):
+                raise
+            raise ManifestError(where, f"it cannot be read ({error})") from error
+
+
+class _Written(msgspec.Struct):
+    """A manifest of any version."""
+
+    version: int
+    generations: msgspec.Raw = msgspec.Raw(b"[]")
 
 
 class Store:
@@ -176,7 +191,3 @@ class Store:
             OSError: It cannot be written; the old one is there still.
         """
         write_atomically(str(self.folder / MANIFEST), manifest.dumps().encode())
-
-
-#: What compressed copies end with, by their coding (as nginx and others expect).
-ENDINGS: dict[str | None, str] = {None: "", "br": ".br", "zstd": ".zst", "gzip": ".gz"}

@@ -336,15 +336,17 @@ class AssetServer(WhiteNoise):
     def _stored(self, path: str) -> AssetFile | None:
         """A file that only a build knows."""
         entry = self._assets.stored(path)
-        if entry is None:
+        variants = self._stored_variants(path, entry.integrity) if entry is not None else []
+        if entry is None or None not in {each.coding for each in variants}:
             return None
-        variants = self._stored_variants(path, entry.integrity)
-        if None not in {each.coding for each in variants}:
+        try:
+            modified = os.stat(self._assets.store.path(path)).st_mtime
+        except OSError:  # deleted by hand
             return None
         return AssetFile(
             self._headers(entry.filename, is_hashed=True),
             tag=tag_of(entry.integrity),
-            modified=os.stat(self._assets.store.path(path)).st_mtime,
+            modified=modified,
             variants=variants,
         )
 

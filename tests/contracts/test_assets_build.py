@@ -200,8 +200,10 @@ def test_a1_what_was_built_and_deleted_by_hand_is_served_from_the_application(si
     [
         *("", "{}", "[]", '{"version": 99}', "\xff", "[" * 5000),
         '{"version": 1, "generations": [{"x": 1}]}',
-        '{"version": 1, "generations": [{"x.0123456789abcdef.css": {"endpoint": "static",'
-        ' "filename": "x.css", "integrity": "", "size": 1, "encodings": {"odd": 1}}}]}',
+        (
+            '{"version": 1, "generations": [{"x.0123456789abcdef.css": {"endpoint": "static",'
+            ' "filename": "x.css", "integrity": "", "size": 1, "encodings": {"odd": 1}}}]}'
+        ),
     ],
 )
 def test_a1_a_broken_manifest_breaks_no_page(

@@ -283,7 +283,7 @@ def install(app: Flask, settings: Settings) -> Assets:
     store = os.path.realpath(assets.store.folder)
     for folder in assets.folders():  # a folder that is missing is told of here, too
         root = os.path.realpath(folder.root)
-        if os.path.commonpath((root, store)) in {root, store}:
+        if Path(store).is_relative_to(root) or Path(root).is_relative_to(store):
             raise SettingError(
                 "SIDEARM_ASSETS",
                 settings.assets,

@@ -4,19 +4,28 @@ A ``Host`` header is what a client says. A browser says the truth in it, but wha
 (a cache, a proxy that passes on what it was sent) can be told anything by anybody. So
 ``SIDEARM_ORIGIN`` decides, then ``SERVER_NAME``, and the header only where neither is set;
 ``TRUSTED_HOSTS`` is Flask's own list of what it may say.
+
+There are two questions. Where a redirect may go is asked of the browser that sent the request, so
+its ``Host`` counts where no setting tells more: :func:`trusted_origin`. A link that leaves in a
+mail goes to somebody else, so there the header counts only if ``TRUSTED_HOSTS`` allows it:
+:func:`vouched_origin`.
 """
 
 from __future__ import annotations
 
+import logging
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from ada_url import URL
-from flask import Flask, Request, current_app
+from flask import Flask, Request, current_app, has_request_context, request
 from werkzeug.exceptions import SecurityError
 
+from .exceptions import UnknownOrigin
 from .tasks.flask_contexts import current_request_context
 from .tasks.state import state_of
+
+logger = logging.getLogger("sidearm.origin")
 
 
 def trusted_origin() -> str | None:
@@ -32,6 +41,51 @@ def trusted_origin() -> str | None:
     app, context = running_application()
     origin: str | None = state_of(app).settings.origin
     return origin or derive_origin(app, context and context.request)
+
+
+class Origin(NamedTuple):
+    """Scheme and host, with an unusual port."""
+
+    scheme: str
+    host: str
+
+
+def vouched_origin(app: Flask, what: str) -> Origin:
+    """Where this site is, by the settings.
+
+    ``SIDEARM_ORIGIN`` counts first, then Flask's ``SERVER_NAME``; then, in a request, a ``Host``
+    that ``TRUSTED_HOSTS`` allows.
+
+    Args:
+        app: The application.
+        what: The call that makes a link, for the error.
+
+    Raises:
+        UnknownOrigin: The settings do not tell. In debug mode the request's ``Host`` is taken.
+    """
+    origin: str | None = state_of(app).settings.origin
+    if origin is not None:
+        scheme, _, host = origin.partition("://")
+        return Origin(scheme, host)
+    in_request = has_request_context()
+    # Behind a proxy the request knows the scheme by ProxyFix, and outside Flask has a setting.
+    scheme = request.scheme if in_request else app.config["PREFERRED_URL_SCHEME"]
+    server_name: str | None = app.config["SERVER_NAME"]
+    if server_name is not None:
+        return Origin(scheme, server_name)
+    if in_request and request.trusted_hosts:
+        return Origin(scheme, request.host)
+    if in_request and app.debug:
+        told: set[str] = state_of(app).told
+        if "origin" not in told:
+            told.add("origin")
+            logger.warning(
+                "%s takes the host from the request, because SIDEARM_ORIGIN is not set. Outside"
+                " debug mode this is an error.",
+                what,
+            )
+        return Origin(scheme, request.host)
+    raise UnknownOrigin(what)
 
 
 def running_application() -> tuple[Flask, Any]:

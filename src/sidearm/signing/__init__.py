@@ -11,7 +11,7 @@ from .exceptions import ExpiredToken as ExpiredToken
 from .exceptions import SpentToken as SpentToken
 from .exceptions import StaleToken as StaleToken
 from .exceptions import TokenError as TokenError
-from .origin import external_url_for as external_url_for
+from .links import external_url_for as external_url_for
 from .tokens import Token as Token
 from .tokens import TokenKind as TokenKind
 from .urls import signed_url_for as signed_url_for

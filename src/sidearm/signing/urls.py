@@ -25,11 +25,12 @@ from urllib.parse import parse_qsl, quote, unquote, unquote_plus, urlsplit, urlu
 import msgspec
 from flask import Flask, current_app, request
 
+from ..origin import vouched_origin
 from ..tasks.state import state_of, the_app
 from .converter import mark_signed, signed_mark
 from .exceptions import BadSignedURL, ExpiredSignedURL
 from .keys import signers_for
-from .origin import adapter_for, build, full_name, vouched_origin, with_anchor
+from .links import adapter_for, build, full_name, with_anchor
 from .tokens import date_of, seconds
 
 F = TypeVar("F", bound=Callable[..., Any])

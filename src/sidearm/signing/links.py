@@ -7,62 +7,14 @@ the token to a host of theirs.
 
 from __future__ import annotations
 
-import logging
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import quote
 
 from flask import Flask, has_request_context, request
 from werkzeug.routing import BuildError, MapAdapter
 
-from ..exceptions import UnknownOrigin
-from ..tasks.state import state_of, the_app
-
-logger = logging.getLogger("sidearm.signing")
-
-
-class Origin(NamedTuple):
-    """Scheme and host, with an unusual port."""
-
-    scheme: str
-    host: str
-
-
-def vouched_origin(app: Flask, what: str) -> Origin:
-    """Where this site is, by the settings.
-
-    ``SIDEARM_ORIGIN`` counts first, then Flask's ``SERVER_NAME``; then, in a request, a ``Host``
-    that ``TRUSTED_HOSTS`` allows.
-
-    Args:
-        app: The application.
-        what: The call that makes a link, for the error.
-
-    Raises:
-        UnknownOrigin: The settings do not tell. In debug mode the request's ``Host`` is taken.
-    """
-    origin: str | None = state_of(app).settings.origin
-    if origin is not None:
-        scheme, _, host = origin.partition("://")
-        return Origin(scheme, host)
-    in_request = has_request_context()
-    # Behind a proxy the request knows the scheme by ProxyFix, and outside Flask has a setting.
-    scheme = request.scheme if in_request else app.config["PREFERRED_URL_SCHEME"]
-    server_name: str | None = app.config["SERVER_NAME"]
-    if server_name is not None:
-        return Origin(scheme, server_name)
-    if in_request and request.trusted_hosts:
-        return Origin(scheme, request.host)
-    if in_request and app.debug:
-        told: set[str] = state_of(app).told
-        if "origin" not in told:
-            told.add("origin")
-            logger.warning(
-                "%s takes the host from the request, because SIDEARM_ORIGIN is not set. Outside"
-                " debug mode this is an error.",
-                what,
-            )
-        return Origin(scheme, request.host)
-    raise UnknownOrigin(what)
+from ..origin import Origin, vouched_origin
+from ..tasks.state import the_app
 
 
 def adapter_for(app: Flask, origin: Origin | None) -> MapAdapter:

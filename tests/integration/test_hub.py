@@ -50,23 +50,6 @@ if TYPE_CHECKING:
     from typing import Self
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[HubServer]:
-    """One hub process, without heartbeats, for all tests that need no settings of their own."""
-    with HubServer(lambda path: HubConfig(socket=path, heartbeat=0)) as server:
-        yield server
-
-
-@pytest.fixture
-def hub(server: HubServer) -> Iterator[HubClient]:
-    """A worker's end of the hub's socket; nobody listens yet."""
-    wait_for(server.socket_path, lambda figures: not figures.subscribers)
-    client = HubClient(server.socket_path)
-    wait_for_hub(client)
-    yield client
-    client.close()
-
-
 @pytest.fixture
 def start_hub() -> Iterator[Callable[..., HubClient]]:
     """Start a hub with settings of its own, in a thread; gives a worker's end of its socket."""
@@ -244,19 +227,19 @@ def test_e4_position_is_told_without_asking(hub: HubClient) -> None:
 
 
 def test_e4_event_and_stream_that_arrive_together_meet_once(
-    hub: HubClient, server: HubServer
+    hub: HubClient, hub_server: HubServer
 ) -> None:
     """Where one wake-up brings an event and a stream that is due it, it is sent once."""
     with Stream(hub, "a") as first:
         place = wait_for_hub(hub)
         publish_all(hub, [event("b", "so that publishing is connected")])
-        server.send_signal(signal.SIGSTOP)
+        hub_server.send_signal(signal.SIGSTOP)
         try:
-            os.waitid(os.P_PID, server.pid, os.WSTOPPED)
+            os.waitid(os.P_PID, hub_server.pid, os.WSTOPPED)
             hub.publish([event("a", "together")])
             second = Stream(hub, "a", position=place)
         finally:
-            server.send_signal(signal.SIGCONT)
+            hub_server.send_signal(signal.SIGCONT)
         with second:
             wait_for(hub.socket_path, lambda figures: figures.subscribers == 2)
             hub.publish([event("a", "next")])

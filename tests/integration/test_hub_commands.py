@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
-from hub_streams import PATIENCE, Stream, event, publish_all, wait_for, wait_for_hub
+from hub_streams import PATIENCE, Stream, event, publish_all, wait_for
 
 from sidearm.exceptions import HubError
 from sidearm.hub.client import HubClient
@@ -39,20 +39,6 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*FLASK, *arguments], cwd=APPS, capture_output=True, text=True, timeout=START, check=False
     )
-
-
-@pytest.fixture(scope="module")
-def server() -> Iterator[HubServer]:
-    with HubServer(lambda path: HubConfig(socket=path, heartbeat=0)) as server:
-        yield server
-
-
-@pytest.fixture
-def hub(server: HubServer) -> Iterator[HubClient]:
-    client = HubClient(server.socket_path)
-    wait_for_hub(client)
-    yield client
-    client.close()
 
 
 @pytest.fixture
@@ -206,17 +192,17 @@ def test_h5_full_disk_behind_its_output_ends_no_hub(tmp_path: Path) -> None:
 # Figures
 
 
-def test_h10_stats(server: HubServer, hub: HubClient) -> None:
+def test_h10_stats(hub_server: HubServer, hub: HubClient) -> None:
     """For people, as JSON and as Prometheus reads it; the socket may stand before the name."""
     with Stream(hub, "a"):
-        wait_for(server.socket_path, lambda figures: figures.subscribers == 1)
-        text = run("stats", "--socket", server.socket_path)
+        wait_for(hub_server.socket_path, lambda figures: figures.subscribers == 1)
+        text = run("stats", "--socket", hub_server.socket_path)
         assert text.returncode == 0
-        assert f"process {server.pid}" in text.stdout
+        assert f"process {hub_server.pid}" in text.stdout
         assert "1  subscribers" in text.stdout
-        as_json = run("--socket", server.socket_path, "stats", "--json")
+        as_json = run("--socket", hub_server.socket_path, "stats", "--json")
         assert msgspec.json.decode(as_json.stdout)["subscribers"] == 1
-        prometheus = run("stats", "--prometheus", "--socket", server.socket_path)
+        prometheus = run("stats", "--prometheus", "--socket", hub_server.socket_path)
         assert "sidearm_hub_streams 1\n" in prometheus.stdout
 
 
@@ -270,19 +256,21 @@ def test_h10_a_port_in_use_is_named_with_its_setting(tmp_path: Path) -> None:
 # Channels and events
 
 
-def test_channels_with_the_most_subscribers_come_first(server: HubServer, hub: HubClient) -> None:
+def test_channels_with_the_most_subscribers_come_first(
+    hub_server: HubServer, hub: HubClient
+) -> None:
     """Bounded, and without what a terminal would obey."""
     with contextlib.ExitStack() as stack:
         for channels in (("few",), ("many", "few"), ("many",), ("many",), ("bad\x1b[31m",)):
             stack.enter_context(Stream(hub, *channels))
-        wait_for(server.socket_path, lambda figures: figures.subscribers == 5)
-        lines = run("channels", "--socket", server.socket_path).stdout.splitlines()
+        wait_for(hub_server.socket_path, lambda figures: figures.subscribers == 5)
+        lines = run("channels", "--socket", hub_server.socket_path).stdout.splitlines()
         assert [line.split() for line in lines] == [
             ["3", "many"],
             ["2", "few"],
             ["1", "bad\\x1b[31m"],
         ]
-        one = run("channels", "--count", "1", "--socket", server.socket_path)
+        one = run("channels", "--count", "1", "--socket", hub_server.socket_path)
         assert [line.split() for line in one.stdout.splitlines()] == [["3", "many"]]
         assert "2 more" in one.stderr
 

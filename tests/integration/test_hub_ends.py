@@ -23,23 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[HubServer]:
-    """One hub process for all tests that need no settings of their own."""
-    with HubServer(lambda path: HubConfig(socket=path, heartbeat=0)) as server:
-        yield server
-
-
-@pytest.fixture
-def hub(server: HubServer) -> Iterator[HubClient]:
-    """A worker's end of the hub's socket; nobody listens yet."""
-    wait_for(server.socket_path, lambda figures: not figures.subscribers)
-    client = HubClient(server.socket_path)
-    wait_for_hub(client)
-    yield client
-    client.close()
-
-
 @pytest.fixture
 def start_hub() -> Iterator[Callable[..., HubClient]]:
     """Start a hub process with settings of its own; gives a worker's end of its socket."""
@@ -138,18 +121,18 @@ def test_e7_late_joiner_of_several_resumes_from_now(hub: HubClient) -> None:
         assert stream.data(1) == ["after it"]
 
 
-def test_e7_client_that_still_talks_reads_to_the_end(hub: HubClient, server: HubServer) -> None:
+def test_e7_client_that_still_talks_reads_to_the_end(hub: HubClient, hub_server: HubServer) -> None:
     """What it sent and the hub had not read is no reset, which some systems let eat the rest."""
     with Stream(hub, "job:talk") as stream:
         wait_for(hub.socket_path, lambda figures: figures.subscribers == 1)
         publish_all(hub, [event("b", "so that publishing is connected")])
-        server.send_signal(signal.SIGSTOP)
+        hub_server.send_signal(signal.SIGSTOP)
         try:
-            os.waitid(os.P_PID, server.pid, os.WSTOPPED)
+            os.waitid(os.P_PID, hub_server.pid, os.WSTOPPED)
             finish(hub, "job:talk", "done")
             stream.socket.sendall(b"GET / HTTP/1.1\r\n\r\n")
         finally:
-            server.send_signal(signal.SIGCONT)
+            hub_server.send_signal(signal.SIGCONT)
         received = b""
         while data := stream.socket.recv(1 << 16):
             received += data
@@ -201,18 +184,18 @@ def test_h8_one_channel_is_taken_and_the_rest_goes_on(hub: HubClient) -> None:
         assert is_end(two.parser.last_event_id, ["a"])
 
 
-def test_h8_stream_on_its_way_is_closed_too(hub: HubClient, server: HubServer) -> None:
+def test_h8_stream_on_its_way_is_closed_too(hub: HubClient, hub_server: HubServer) -> None:
     """The closing and the hand-over meet in one wake-up, or the closing is earlier."""
     place = wait_for_hub(hub)
     publish_all(hub, [event("b", "so that publishing is connected")])
-    server.send_signal(signal.SIGSTOP)
+    hub_server.send_signal(signal.SIGSTOP)
     try:
-        os.waitid(os.P_PID, server.pid, os.WSTOPPED)
+        os.waitid(os.P_PID, hub_server.pid, os.WSTOPPED)
         hub.close_streams("user:7")
         together = Stream(hub, "a", position=place, tags=("user:7",))
         hub.publish([event("a", "secret")])
     finally:
-        server.send_signal(signal.SIGCONT)
+        hub_server.send_signal(signal.SIGCONT)
     later = Stream(hub, "a", position=place, tags=("user:7",))
     for stream in (together, later):
         with stream:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -10,6 +9,7 @@ from typing import Any
 
 import pytest
 from flask import Flask, Response, stream_with_context
+from needed import or_skip
 
 from sidearm import Sidearm, after_commit, current_task
 from sidearm.exceptions import TransactionAborted
@@ -27,13 +27,7 @@ class Broken(Exception):
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
-    try:
-        made = PostgresServer()
-    except FileNotFoundError as error:
-        if "CI" in os.environ:
-            raise
-        pytest.skip(str(error))
-    with made as server:
+    with or_skip(PostgresServer) as server:
         yield server
 
 

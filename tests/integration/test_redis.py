@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import re
 import signal
 from datetime import timedelta
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from flask import Flask
+from needed import or_skip
 
 from sidearm import OutsideTask, Sidearm, after_commit, current_task, publish
 from sidearm.exceptions import NotWhileWaiting
@@ -52,13 +52,7 @@ def connect(server: RedisServer, **options: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[RedisServer]:
-    try:
-        made = RedisServer()
-    except FileNotFoundError as error:
-        if "CI" in os.environ:
-            raise
-        pytest.skip(str(error))
-    with made as server:
+    with or_skip(RedisServer) as server:
         yield server
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import ssl
@@ -17,6 +16,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 from flask import Flask
+from needed import or_skip
 
 from sidearm import Sidearm
 from sidearm.signing import CREATE_SPENT_TOKENS, SpentToken
@@ -38,13 +38,7 @@ PATIENCE = 240.0  # seconds for all clicks
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
-    try:
-        made = PostgresServer()
-    except FileNotFoundError as error:
-        if "CI" in os.environ:
-            raise
-        pytest.skip(str(error))
-    with made as server:
+    with or_skip(PostgresServer) as server:
         yield server
 
 

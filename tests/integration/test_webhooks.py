@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 import threading
 import time
@@ -15,6 +14,7 @@ from urllib.request import urlopen
 
 import pytest
 from flask import Flask
+from needed import or_skip
 
 from sidearm import Delivery, Sidearm, verify_webhook
 from sidearm.bodies.schemes import StandardWebhooks
@@ -38,13 +38,7 @@ TABLES = f"{CREATE_SPENT_TOKENS} CREATE TABLE payments (id integer);"
 
 @pytest.fixture(scope="module", autouse=True)
 def postgres() -> Iterator[PostgresServer]:
-    try:
-        made = PostgresServer()
-    except FileNotFoundError as error:
-        if "CI" in os.environ:
-            raise
-        pytest.skip(str(error))
-    with made as server:
+    with or_skip(PostgresServer) as server:
         yield server
 
 

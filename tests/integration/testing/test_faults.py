@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
 import redis
 import sqlalchemy
+from needed import or_skip
 from psycopg_pool import ConnectionPool
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import sessionmaker
@@ -29,13 +29,7 @@ ERRORS = (psycopg.Error, DBAPIError)
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[PostgresServer]:
-    try:
-        made = PostgresServer()
-    except FileNotFoundError as error:
-        if "CI" in os.environ:
-            raise
-        pytest.skip(str(error))
-    with made as server:
+    with or_skip(PostgresServer) as server:
         with psycopg.connect(server.url, autocommit=True) as connection:
             connection.execute("CREATE TABLE notes (text text)")
         yield server
@@ -193,13 +187,7 @@ def test_t13_aa_commit_by_hand_is_a_step(app: Flask, notes: Notes) -> None:
 
 @pytest.fixture(scope="module")
 def redis_server() -> Iterator[RedisServer]:
-    try:
-        made = RedisServer()
-    except FileNotFoundError as error:
-        if "CI" in os.environ:
-            raise
-        pytest.skip(str(error))
-    with made as server:
+    with or_skip(RedisServer) as server:
         yield server
 
 

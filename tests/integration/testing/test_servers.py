@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import smtplib
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
+from needed import or_skip
 
 from sidearm.exceptions import ServerDied
 from sidearm.testing import (
@@ -233,13 +233,7 @@ class TestRedisServer:
     def test_it_is_empty_and_gone_after_the_block(self) -> None:
         """It says what it is asked, keeps nothing on the disk, and starts again empty."""
         redis = pytest.importorskip("redis", reason="pip install 'sidearm[redis]'")
-        try:
-            made = RedisServer()
-        except FileNotFoundError as error:
-            if "CI" in os.environ:
-                raise
-            pytest.skip(str(error))
-        with made as server, redis.Redis.from_url(server.url) as client:
+        with or_skip(RedisServer) as server, redis.Redis.from_url(server.url) as client:
             assert client.dbsize() == 0
             client.set("key", "value")
             pid = server.pid

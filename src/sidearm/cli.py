@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import select
 import sys
-from collections.abc import Generator
-from typing import TYPE_CHECKING, BinaryIO
+from collections.abc import Callable, Generator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 from flask.cli import ScriptInfo, pass_script_info
 
-from .exceptions import SidearmError, StartError
+from .exceptions import ExportError, SidearmError, StartError
 from .extension import AppState, Sidearm
 from .settings import Settings
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from flask import Flask
 
     from .hub.config import HubConfig
+    from .workers.export.deployment import Deployment
+    from .workers.topology import Layout, Topology
 
 socket_option = click.option(
     "--socket",
@@ -81,6 +85,207 @@ def up(
                 *gunicorn_arguments,
             ),
         ).run(_say)
+
+
+layout_option = click.option(
+    "--layout",
+    type=click.Choice(["sidearm", "talk"]),
+    default="sidearm",
+    show_default=True,
+    help='"sidearm": one port, and the hub. "talk": a blocking pool, and one with gevent.',
+)
+port_options = (
+    click.option(
+        "--port",
+        type=click.IntRange(1, 65535),
+        default=8000,
+        show_default=True,
+        help="Of the web workers.",
+    ),
+    click.option(
+        "--streams-port",
+        type=click.IntRange(1, 65535),
+        default=8001,
+        show_default=True,
+        help="Of the pool for streams, in the talk's layout.",
+    ),
+)
+
+
+def _with_ports(command: Callable[..., None]) -> Callable[..., None]:
+    for option in reversed(port_options):
+        command = option(command)
+    return command
+
+
+@sidearm.command()
+@layout_option
+@_with_ports
+@click.option("--json", "as_json", is_flag=True, help="One JSON object.")
+@click.option("--svg", is_flag=True, help="A picture, for documentation.")
+@socket_option
+@pass_script_info
+def topology(
+    info: ScriptInfo,
+    *,
+    layout: Layout,
+    port: int,
+    streams_port: int,
+    as_json: bool,
+    svg: bool,
+    socket_path: str | None,
+) -> None:
+    """Show which endpoints block and which stream, and which workers serve them.
+
+    A view streams if its annotation says so ("-> EventStream"), or if a worker has seen it. What
+    neither tells is unknown until it first streams.
+    """
+    if as_json and svg:
+        raise click.UsageError("--json and --svg are two forms of the same; give one.")
+    with _errors_as_lines():
+        from .workers import picture
+
+        found = _topology_of(info.load_app(), layout, port, streams_port, socket_path)
+        if as_json:
+            click.echo(json.dumps(found.to_dict(), indent=2))
+        elif svg:
+            click.echo(picture.svg(found), nl=False)
+        else:
+            for line in picture.table(found):
+                click.echo(line)
+
+
+def _topology_of(
+    app: Flask, layout: Layout, port: int, streams_port: int, socket_path: str | None
+) -> Topology:
+    from .events.sightings import read_sightings
+    from .workers.topology import pools_of, read_topology
+
+    return read_topology(
+        app,
+        layout=layout,
+        pools=pools_of(layout, port=port, streams_port=streams_port),
+        seen=read_sightings(socket_path or _state_of(app).socket_path),
+    )
+
+
+@sidearm.command()
+@click.argument(
+    "kind", type=click.Choice(["nginx", "caddy", "supervisor", "systemd", "procfile", "compose"])
+)
+@layout_option
+@click.option("-o", "--output", metavar="PATH", help="A file, or a folder; else it is printed.")
+@click.option("--force", is_flag=True, help="Replace files that exist.")
+@click.option(
+    "--check",
+    "deployed",
+    metavar="FILE",
+    help="Write nothing: see whether a deployed file (nginx, caddy) still covers what streams.",
+)
+@click.option(
+    "--prefix", metavar="PATH", help="Where browsers find it, such as /shop.  [APPLICATION_ROOT]"
+)
+@click.option("--server-name", metavar="HOST", help="The front's.  [SIDEARM_ORIGIN, SERVER_NAME]")
+@click.option(
+    "--listen", type=click.IntRange(1, 65535), help="The front's port.  [80; with TLS 443]"
+)
+@_with_ports
+@click.option(
+    "--workers", type=click.IntRange(min=1), default=4, show_default=True, help="In each pool."
+)
+@click.option("--user", help="Who runs the processes.  [whoever starts them]")
+@click.option(
+    "--run-dir",
+    metavar="FOLDER",
+    help="For the hub's socket, logs and process ids.  [each program's own]",
+)
+@click.option("--static/--no-static", default=True, help="Whether the front serves static files.")
+@click.option("--certificate", metavar="FILE", help="For TLS at the front.")
+@click.option("--certificate-key", metavar="FILE", help="Its private key.")
+@socket_option
+@pass_script_info
+def export(
+    info: ScriptInfo,
+    /,
+    *,
+    kind: str,
+    layout: Layout,
+    output: str | None,
+    force: bool,
+    deployed: str | None,
+    port: int,
+    streams_port: int,
+    socket_path: str | None,
+    **options: Any,
+) -> None:
+    """Write the configuration of a front, or of what starts the processes.
+
+    It agrees with the application: what streams, how long a body may be, which forwarded headers it
+    believes, where static files are.
+    """
+    with _errors_as_lines():
+        app = info.load_app()
+        from .workers.export.checking import check_file
+        from .workers.export.rendering import export as render
+        from .workers.export.writing import write_files
+
+        found = _topology_of(app, layout, port, streams_port, socket_path)
+        deployment = _deployment_of(app, info, found, socket_path, options)
+        if deployed is not None:
+            problems = check_file(kind, deployed, deployment)
+            if problems:
+                raise ExportError("\n".join([f"{deployed} does not cover:", *problems]))
+            click.echo(f"{deployed} covers all {len(found.streaming())} streaming routes.")
+            return
+        files = render(kind, deployment)
+        for remark in deployment.remarks():
+            click.echo(f"Note: {remark}", err=True)
+        if output is not None:
+            for path in write_files(files, output, force=force):
+                click.echo(f"Wrote {path}", err=True)
+            return
+        for name, text in files.items():
+            if len(files) > 1:
+                click.echo(f"# ---- {name}")
+            click.echo(text, nl=False)
+
+
+def _deployment_of(
+    app: Flask,
+    info: ScriptInfo,
+    found: Topology,
+    socket_path: str | None,
+    options: Mapping[str, Any],
+) -> Deployment:
+    from .workers.export.deployment import Choices, describe, host_of, prefix_of
+    from .workers.export.programs import gunicorn_target
+
+    state = _state_of(app)
+    certificate, key = options["certificate"], options["certificate_key"]
+    if (certificate is None) != (key is None):
+        raise click.UsageError("--certificate and --certificate-key go together.")
+    prefix = options["prefix"]
+    if prefix is None:
+        prefix = app.config["APPLICATION_ROOT"] or ""
+    choices = Choices(
+        flask_app=info.app_import_path,
+        wsgi_app=gunicorn_target(app, info.app_import_path),
+        prefix=prefix_of(prefix),
+        server_name=options["server_name"] or host_of(app, state.settings),
+        listen=options["listen"] or (443 if certificate else 80),
+        workers=options["workers"],
+        directory=str(Path.cwd()),
+        run_dir=_absolute(options["run_dir"]),
+        user=options["user"],
+        static=options["static"],
+        certificate=_absolute(certificate),
+        certificate_key=_absolute(key),
+    )
+    return describe(app, found, choices, state.settings, socket_path or state.socket_path)
+
+
+def _absolute(path: str | None) -> str | None:
+    return None if path is None else str(Path(path).absolute())
 
 
 @sidearm.group(invoke_without_command=True)

@@ -249,6 +249,10 @@ class StartError(SidearmError, RuntimeError):
     """``flask sidearm up`` cannot start; the message is one line that names value and cure."""
 
 
+class ExportError(SidearmError, RuntimeError):
+    """A file cannot be exported, or does not cover the application; the message says what to do."""
+
+
 class SecretKeyError(SidearmError, RuntimeError):
     """A key of the application is missing, or too short to sign with.
 

@@ -22,6 +22,7 @@ from .bodies.raw import watch_views
 from .bodies.sources import sources_of
 from .bodies.webhooks import check_view
 from .events import stream_position
+from .events.sightings import Sightings
 from .exceptions import HubError
 from .hub.client import HubClient
 from .hub.config import HubConfig
@@ -60,6 +61,7 @@ class AppState(TaskState):
         settings: The checked settings.
         socket_path: The Unix socket on which this application's hub is to be found.
         reporter: Lets the hub ask for this process's records.
+        sightings: Which endpoints were seen to stream, for ``flask sidearm topology``.
     """
 
     def __init__(self, arm: Sidearm, app: Flask, settings: Settings) -> None:
@@ -71,6 +73,7 @@ class AppState(TaskState):
         self.socket_path = (
             os.environ.get(SOCKET_VARIABLE) or settings.socket or default_socket_path(app)
         )
+        self.sightings = Sightings(self.socket_path)
         if settings.check_redirects != "off":
             refuse = settings.check_redirects == "raise"
             self.last_look = functools.partial(check_redirects, refuse=refuse)

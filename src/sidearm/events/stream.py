@@ -213,6 +213,8 @@ def event_stream(
         tags=check_tags(tags),
         max_age=max_age or None,
     )
+    if not isinstance(state.hub, MemoryHub):  # a test's process tells no other one
+        state.sightings.note(task.app, request.endpoint)
     stream_class = _stream_class(task.app.response_class)
     return stream_class(subscription, hub=state.hub, settings=state.settings, headers=headers)
 

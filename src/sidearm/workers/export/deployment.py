@@ -1,0 +1,377 @@
+"""What the exported files are made from: the application's facts and the operator's choices.
+
+Everything that a front has to agree about with the application is read off the application: which
+paths stream, how long a body may be, which forwarded headers it believes, where static files are.
+"""
+
+from __future__ import annotations
+
+import mimetypes
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from flask import Flask
+
+from ...exceptions import ExportError
+from ..topology import Pool, Topology, static_folder_of
+from .locations import Location, location_of
+
+if TYPE_CHECKING:
+    from ...settings import Settings
+
+#: Set by ``@raw_body`` on a view whose bodies have a limit of their own.
+BODY_LIMIT = "_sidearm_max_content_length"
+
+# A body up to twice the limit still reaches the application, so that its own 413 page answers.
+BODY_MARGIN = 2
+# Where SIDEARM_MAX_STREAMS is 0 the hub takes what its descriptors allow; a front needs a number.
+UNLIMITED_STREAMS = 10_000
+
+#: The front tells these types as Flask does; what else there is goes as application/octet-stream.
+_EXTENSIONS = (
+    "avif bmp css csv gif htm html ico jpeg jpg js json m4a map md mjs mp3 mp4 ogg otf pdf png svg"
+    " ttf txt wasm wav webm webmanifest webp woff woff2 xml zip"
+)
+# What Python's own table lacks in some releases.
+_TYPES = {
+    "avif": "image/avif",
+    "map": "application/json",
+    "md": "text/markdown",
+    "mjs": "text/javascript",
+    "otf": "font/otf",
+    "ttf": "font/ttf",
+    "webm": "video/webm",
+    "webmanifest": "application/manifest+json",
+    "webp": "image/webp",
+    "woff": "font/woff",
+    "woff2": "font/woff2",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choices:
+    """What the command line chooses.
+
+    Attributes:
+        flask_app: As ``flask --app`` takes it; ``None``: as Flask finds it by itself.
+        wsgi_app: As gunicorn takes it.
+        prefix: The path under which browsers find the application; empty: at the root.
+        server_name: The front's host name; empty: any.
+        listen: The front's port.
+        workers: Web workers, in each pool.
+        directory: The application's working directory.
+        run_dir: Where the hub's socket and, in the talk's layout, logs and process ids are.
+        user: Who runs it; ``None``: whoever starts it.
+        static: Whether the front serves static files.
+        certificate: The TLS certificate's file.
+        certificate_key: Its key's.
+    """
+
+    flask_app: str | None
+    wsgi_app: str
+    prefix: str = ""
+    server_name: str = ""
+    listen: int = 80
+    workers: int = 4
+    directory: str
+    run_dir: str | None = None
+    user: str | None = None
+    static: bool = True
+    certificate: str | None = None
+    certificate_key: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """A location of the front.
+
+    Attributes:
+        comment: The rules that it is for.
+        location: What it matches.
+        pool: Who answers.
+        streams: Whether it streams.
+        body_limit: Bytes that the front lets pass, where the view has a limit of its own.
+    """
+
+    comment: str
+    location: Location
+    pool: str
+    streams: bool
+    body_limit: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StaticFiles:
+    """A folder that the front serves.
+
+    Attributes:
+        url: Its path, with the prefix and a slash at the end.
+        inner_url: The same as the application sees it.
+        folder: An absolute path, with a slash at the end.
+        cache_control: As the application answers for such files.
+    """
+
+    url: str
+    inner_url: str
+    folder: str
+    cache_control: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trust:
+    """How many proxies the application believes, as it told ``ProxyFix``; all 0 without one."""
+
+    x_for: int = 0
+    x_proto: int = 0
+    x_host: int = 0
+    x_port: int = 0
+    x_prefix: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """Everything that the templates are given.
+
+    Attributes:
+        topology: Endpoints and pools.
+        choices: The operator's.
+        served: Locations of their own: streams, and views with their own limit for bodies.
+        static_files: Folders for the front.
+        body_limit: Bytes that the front lets pass; 0: any number.
+        max_content_length: The application's own; ``None``: any number.
+        trust: Which forwarded headers the application believes.
+        heartbeat: Seconds between comments on a quiet stream; 0: none.
+        streams: The most streams that the front prepares for.
+        streams_per_address: The hub's limit; 0: none.
+        socket: The hub's socket, where ``run_dir`` says; ``None``: its default.
+    """
+
+    topology: Topology
+    choices: Choices
+    served: tuple[Served, ...]
+    static_files: tuple[StaticFiles, ...]
+    body_limit: int
+    max_content_length: int | None
+    trust: Trust
+    heartbeat: float
+    streams: int
+    streams_per_address: int
+    socket: str | None
+
+    @property
+    def name(self) -> str:
+        """The application's name, as units and services may be called."""
+        return re.sub(r"[^a-zA-Z0-9_-]+", "-", self.topology.app_name).strip("-") or "app"
+
+    @property
+    def layout(self) -> str:
+        """The topology's."""
+        return self.topology.layout
+
+    @property
+    def blocking(self) -> Pool:
+        """The pool that answers what does not stream."""
+        return next(iter(self.topology.pools.values()))
+
+    @property
+    def streaming(self) -> Pool:
+        """The pool that answers what streams."""
+        return list(self.topology.pools.values())[-1]
+
+    @property
+    def streaming_locations(self) -> tuple[Location, ...]:
+        """What the front has to match for streams."""
+        return tuple(each.location for each in self.served if each.streams)
+
+    @property
+    def read_timeout(self) -> int:
+        """Seconds of silence after which the front gives a stream up."""
+        return max(60, round(self.heartbeat * 4)) if self.heartbeat else 24 * 3600
+
+    @property
+    def connections(self) -> int:
+        """Connections of the front: two for each stream, and what short requests need."""
+        return 2 * self.streams + 2048
+
+    @property
+    def python(self) -> str:
+        """The interpreter, whose environment has the application and Sidearm."""
+        return sys.executable
+
+    @property
+    def types(self) -> dict[str, str]:
+        """Media types by extension, as Flask answers for static files."""
+        known = {each: mimetypes.guess_type(f"x.{each}")[0] for each in _EXTENSIONS.split()}
+        return {each: kind or _TYPES[each] for each, kind in known.items()}
+
+    def remarks(self) -> Iterator[str]:
+        """What an operator should know, because the files cannot mend it."""
+        if not self.trust.x_for:
+            yield (
+                "The application does not use ProxyFix, so behind a front every client has the"
+                " front's address and http is its scheme. Wrap it: app.wsgi_app ="
+                " ProxyFix(app.wsgi_app, x_for=1, x_proto=1, x_prefix=1)."
+            )
+        elif self.trust.x_for > 1:
+            yield (
+                f"ProxyFix believes {self.trust.x_for} proxies (x_for), and this front adds to what"
+                " the one before it says. A front that browsers reach directly needs x_for=1."
+            )
+        unknown = sorted({route.endpoint for route in self.topology.unknown()})
+        if unknown:
+            yield (
+                f"Nobody knows whether these stream, so they are served as if they block:"
+                f" {', '.join(unknown)}. Annotate their views."
+            )
+        if self.max_content_length is None:
+            yield "MAX_CONTENT_LENGTH is not set, so request bodies of any size are let through."
+
+
+def describe(
+    app: Flask, topology: Topology, choices: Choices, settings: Settings, socket_path: str
+) -> Deployment:
+    """Read what a deployment has to agree about with its application.
+
+    Args:
+        app: The application.
+        topology: Of the same application.
+        choices: The operator's.
+        settings: Of the application.
+        socket_path: The hub's, where no ``run_dir`` is chosen.
+
+    Raises:
+        ExportError: The application could not work so; the message says what to change.
+    """
+    trust = _trust_of(app)
+    if choices.prefix and not trust.x_prefix:
+        raise ExportError(
+            f"The application would not know that it is under {choices.prefix!r}, and its links"
+            " would leave it out. Let it believe the front: app.wsgi_app ="
+            " ProxyFix(app.wsgi_app, x_for=1, x_proto=1, x_prefix=1), from"
+            " werkzeug.middleware.proxy_fix."
+        )
+    limit = _number(app.config.get("MAX_CONTENT_LENGTH"))
+    run_dir = choices.run_dir
+    return Deployment(
+        topology=topology,
+        choices=choices,
+        served=tuple(_served(app, topology, choices.prefix)),
+        static_files=tuple(_static_files(app, topology, choices.prefix)) if choices.static else (),
+        body_limit=0 if limit is None else _with_margin(limit),
+        max_content_length=limit,
+        trust=trust,
+        heartbeat=settings.heartbeat,
+        streams=settings.max_streams or UNLIMITED_STREAMS,
+        streams_per_address=settings.max_streams_per_address,
+        socket=f"{run_dir}/hub.sock" if run_dir else settings.socket and socket_path,
+    )
+
+
+def prefix_of(text: str) -> str:
+    """A path prefix as the rest of the room writes it: ``/shop``, or nothing for the root.
+
+    Raises:
+        ExportError: It is no path.
+    """
+    path = "/" + text.strip("/") if text.strip("/") else ""
+    if not re.fullmatch(r"(?:/[A-Za-z0-9._~@:+-]+)*", path) or {".", ".."} & set(path.split("/")):
+        raise ExportError(f"The path prefix is {text!r}. Give a path such as /shop.")
+    return path
+
+
+def host_of(app: Flask, settings: Settings) -> str:
+    """The host name that the application's settings name, or nothing."""
+    if settings.origin:
+        return urlsplit(settings.origin).hostname or ""
+    server_name = app.config.get("SERVER_NAME")
+    return urlsplit(f"//{server_name}").hostname or "" if server_name else ""
+
+
+def _served(app: Flask, topology: Topology, prefix: str) -> Iterator[Served]:
+    """Locations of their own, one for each path; several rules may share one."""
+    groups: dict[str, list[Any]] = {}
+    for route in topology.routes:
+        limit = getattr(app.view_functions.get(route.endpoint), BODY_LIMIT, None)
+        if route.streams or limit is not None or route.pool == "streaming":
+            groups.setdefault(location_of(route.source, prefix).pattern, []).append((route, limit))
+    limit_of_all = _number(app.config.get("MAX_CONTENT_LENGTH"))
+    for group in groups.values():
+        routes = [route for route, _ in group]
+        limits = [limit for _, limit in group if limit is not None]
+        most = max([*limits, limit_of_all or 0])
+        yield Served(
+            comment=", ".join(f"{','.join(r.methods)} {r.rule} ({r.endpoint})" for r in routes),
+            location=location_of(routes[0].source, prefix),
+            pool=routes[0].pool,
+            streams=any(route.streams for route in routes),
+            body_limit=_with_margin(most) if limits and limit_of_all is not None else None,
+        )
+
+
+def _static_files(app: Flask, topology: Topology, prefix: str) -> Iterator[StaticFiles]:
+    urls: set[str] = set()
+    for route in topology.routes:
+        folder = static_folder_of(app, route.endpoint)
+        inner = route.rule.removesuffix("<path:filename>")
+        # At the root itself the front could not tell files from pages.
+        if folder is None or inner in {route.rule, "/"} or "<" in inner or inner in urls:
+            continue
+        urls.add(inner)
+        if not Path(folder).is_dir():
+            continue
+        yield StaticFiles(
+            url=prefix + inner,
+            inner_url=inner,
+            folder=f"{Path(folder).absolute()}/",
+            cache_control=_cache_control(app),
+        )
+
+
+def _cache_control(app: Flask) -> str:
+    """As Flask's ``send_file`` answers (``SEND_FILE_MAX_AGE_DEFAULT``)."""
+    age = app.config.get("SEND_FILE_MAX_AGE_DEFAULT")
+    seconds = int(age.total_seconds()) if isinstance(age, timedelta) else _number(age)
+    if seconds is None:
+        return "no-cache"
+    return f"public, max-age={seconds}" if seconds > 0 else "no-cache, max-age=0"
+
+
+def _trust_of(app: Flask) -> Trust:
+    """What ``ProxyFix`` was told, wherever it stands among the application's middleware."""
+    from werkzeug.middleware.proxy_fix import ProxyFix
+
+    layer: Any = app.wsgi_app
+    for _ in range(50):  # a middleware may be wrapped in others, under one of these names
+        if isinstance(layer, ProxyFix):
+            return Trust(
+                x_for=layer.x_for,
+                x_proto=layer.x_proto,
+                x_host=layer.x_host,
+                x_port=layer.x_port,
+                x_prefix=layer.x_prefix,
+            )
+        layer = next(
+            (
+                inner
+                for name in ("app", "wsgi_app", "application", "_app")
+                if callable(inner := getattr(layer, name, None)) and not isinstance(inner, Flask)
+            ),
+            None,
+        )
+        if layer is None:
+            break
+    return Trust()
+
+
+def _number(value: Any) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def _with_margin(limit: int) -> int:
+    return max(limit, 1) * BODY_MARGIN

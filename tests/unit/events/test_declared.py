@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Annotated, Any, Optional, Union
+from typing import Annotated, Any, Optional, Union
 
 import pytest
 from flask import Flask, Response
@@ -14,9 +14,6 @@ from flask.views import MethodView, View
 import sidearm
 from sidearm import EventStream
 from sidearm.events.declared import Declared, declared
-
-if TYPE_CHECKING:
-    from elsewhere import Page  # nothing that can be imported
 
 STREAMS, MAY, BLOCKS, NOTHING = (
     Declared.STREAMS,
@@ -39,8 +36,8 @@ SPELLINGS: list[tuple[Any, Declared]] = [
     (Annotated[EventStream, "live"], STREAMS),
     (tuple[EventStream, int], STREAMS),
     ("tuple[EventStream, int, dict[str, str]]", STREAMS),
-    (Optional[EventStream], MAY),
-    (Union[EventStream, str], MAY),
+    (Optional[EventStream], MAY),  # noqa: UP045 (a spelling of its own),
+    (Union[EventStream, str], MAY),  # noqa: UP007 (the same),
     (EventStream | tuple[str, int], MAY),
     ("EventStream | str", MAY),
     ("Optional[EventStream]", MAY),
@@ -92,7 +89,7 @@ def stream() -> EventStream:
     return sidearm.event_stream("news")
 
 
-class Callable_:
+class CallableObject:
     def __call__(self) -> EventStream:
         return stream()
 
@@ -107,8 +104,8 @@ class Callable_:
         keeps_name(keeps_name(stream)),
         functools.partial(stream),
         keeps_name(functools.partial(stream)),
-        Callable_(),
-        Callable_().method,
+        CallableObject(),
+        CallableObject().method,
     ],
 )
 def test_w2_looks_through_wrappers(view: Callable[..., Any]) -> None:

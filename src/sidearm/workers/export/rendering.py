@@ -193,7 +193,15 @@ def _ini(value: str) -> str:
     _plain(value, "supervisor's configuration")
     if " ;" in value or " #" in value:
         raise ExportError(f"{value!r} cannot be written into supervisor's configuration.")
-    return value.replace("%", "%%").replace("%%(here)s", "%(here)s")
+    return value.replace("%", "%%")
+
+
+def _ini_path(value: str) -> str:
+    """A path where supervisor expands percent signs twice, so that none can be meant."""
+    here = "%(here)s"  # the folder of the file itself
+    rest = value.removeprefix(here)
+    _plain(rest, "supervisor's configuration", "%")
+    return (here if rest != value else "") + _ini(rest)
 
 
 def _ini_environment(values: Mapping[str, str]) -> str:
@@ -238,6 +246,7 @@ _templates.filters.update(
     nginx=_quote_nginx,
     caddy=_quote_caddy,
     ini=_ini,
+    ini_path=_ini_path,
     ini_environment=_ini_environment,
     systemd=_systemd_value,
     systemd_word=_systemd_word,

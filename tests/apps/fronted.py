@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from flask import Blueprint, Flask, render_template_string, request, url_for
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from sidearm import EventStream, Sidearm, event_stream, publish
+from sidearm import EventStream, Sidearm, event_stream, publish, raw_body
 
 FOLDER = Path(os.environ["FRONTED_FOLDER"])
 KIB = 1 << 10  # bytes
@@ -32,16 +31,6 @@ admin = Blueprint(
     static_url_path="/files",
 )
 app.register_blueprint(admin)
-
-
-def with_limit(limit: int) -> Callable[[Any], Any]:
-    """A limit of its own for a view's bodies, told in the way that ``raw_body`` tells it."""
-
-    def decorate(view: Any) -> Any:
-        view._sidearm_max_content_length = limit
-        return view
-
-    return decorate
 
 
 @app.get("/streams/<channel>")
@@ -66,9 +55,8 @@ def form() -> str:
 
 
 @app.post("/raw")
-@with_limit(256 * KIB)
+@raw_body(max_content_length=256 * KIB)
 def raw() -> str:
-    request.max_content_length = 256 * KIB
     return str(len(request.get_data()))
 
 

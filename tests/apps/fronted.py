@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from flask import Blueprint, Flask, render_template_string, request, url_for
+from flask.views import MethodView
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from sidearm import EventStream, Sidearm, event_stream, publish, raw_body
@@ -54,10 +55,13 @@ def form() -> str:
     return str(len(request.form["text"]))
 
 
-@app.post("/raw")
-@raw_body(max_content_length=256 * KIB)
-def raw() -> str:
-    return str(len(request.get_data()))
+class Raw(MethodView):
+    @raw_body(max_content_length=256 * KIB)
+    def post(self) -> str:
+        return str(len(request.get_data()))
+
+
+app.add_url_rule("/raw", view_func=Raw.as_view("raw"))
 
 
 @app.errorhandler(413)

@@ -18,15 +18,13 @@ from urllib.parse import urlsplit
 
 from flask import Flask
 
+from ...bodies.raw import _LIMIT, marks
 from ...exceptions import ExportError
 from ..topology import Pool, Topology, static_folder_of
 from .locations import Location, location_of
 
 if TYPE_CHECKING:
     from ...settings import Settings
-
-#: Set by ``@raw_body`` on a view whose bodies have a limit of their own.
-BODY_LIMIT = "_sidearm_max_content_length"
 
 # A body up to twice the limit still reaches the application, so that its own 413 page answers.
 BODY_MARGIN = 2
@@ -297,7 +295,8 @@ def _served(app: Flask, topology: Topology, prefix: str) -> Iterator[Served]:
     """Locations of their own, one for each path; several rules may share one."""
     groups: dict[str, list[Any]] = {}
     for route in topology.routes:
-        limit = getattr(app.view_functions.get(route.endpoint), BODY_LIMIT, None)
+        view = app.view_functions.get(route.endpoint)
+        limit = max((limit for _, limit in marks(view, _LIMIT)), default=None)
         if route.streams or limit is not None or route.pool == "streaming":
             groups.setdefault(location_of(route.source, prefix).pattern, []).append((route, limit))
     limit_of_all = _number(app.config.get("MAX_CONTENT_LENGTH"))

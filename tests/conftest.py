@@ -36,6 +36,14 @@ def pytest_configure() -> None:
     """Let SIGTERM end the run like Ctrl-C: servers that fixtures started end with it."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, lambda *_: pytest.exit("SIGTERM"))
+        # What ignores them (nohup, a shell's job in the background) hands that down, and programs
+        # that tests end by them would rightly go on.
+        for number, handler in (
+            (signal.SIGINT, signal.default_int_handler),
+            (signal.SIGHUP, signal.SIG_DFL),
+        ):
+            if signal.getsignal(number) is signal.SIG_IGN:
+                signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import select
 import socket
+import threading
 import time
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from sidearm.hub.client import HubClient, ask_figures
@@ -12,7 +15,7 @@ from sidearm.hub.eventstream import Event, Parser, encode_body
 from sidearm.hub.messages import Figures, Handoff, PublishedEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Self
 
 PATIENCE = 30.0  # seconds; every wait ends
@@ -146,3 +149,30 @@ def publish_all(hub: HubClient, events: Iterable[PublishedEvent]) -> None:
     before = figures_of(hub.socket_path).published
     hub.publish(batch)
     wait_for(hub.socket_path, lambda figures: figures.published >= before + len(batch))
+
+
+@contextmanager
+def publishing(hub: HubClient) -> Iterator[Callable[[], int]]:
+    """Publish numbers from 0 up, ten in a second; gives a stop that tells how many."""
+    stopping = threading.Event()
+    published = itertools.count()
+    count = 0
+
+    def publish() -> None:
+        nonlocal count
+        while not stopping.wait(0.1):
+            hub.publish([event("a", next(published))])
+            count += 1
+
+    thread = threading.Thread(target=publish)
+    thread.start()
+
+    def stop() -> int:
+        stopping.set()
+        thread.join()
+        return count
+
+    try:
+        yield stop
+    finally:
+        stop()

@@ -17,27 +17,35 @@ class Succession:
 
     Args:
         folder: A private one, with a short path.
-        settings: Of the first, and of those that get none of their own.
+        settings: Of the hub.
 
     Attributes:
+        config: What the first was started with, and those that get no settings of their own.
         path: The socket.
         current: The hub that was started last.
     """
 
     def __init__(self, folder: str, **settings: Any) -> None:
         self.path = f"{folder}/hub.sock"
-        self._settings = settings
+        self.config = HubConfig(socket=self.path, **settings)
         self._servers = ExitStack()
-        self.current = self._start(settings)
+        self.current = self._start(self.config)
 
     def start_replacement(self, **settings: Any) -> None:
-        """Start a hub that takes over."""
-        self._old, self.current = self.current, self._start(settings, "--replace")
+        """Start a hub that takes over, with these settings or the first one's."""
+        config = HubConfig(socket=self.path, **settings) if settings else self.config
+        self._old, self.current = self.current, self._start(config, "--replace")
 
     def wait_until_replaced(self) -> None:
         """Wait until it serves, and the old one has ended."""
         wait_for(self.path, lambda figures: figures.pid == self.current.pid)
         assert self._old.wait_for_exit(PATIENCE) == 0
+
+    def replace(self) -> HubServer:
+        """Start a hub that takes over, and wait until the old one has ended; gives the old one."""
+        self.start_replacement()
+        self.wait_until_replaced()
+        return self._old
 
     def kill(self) -> None:
         """End it without a word (SIGKILL)."""
@@ -45,17 +53,16 @@ class Succession:
 
     def start_anew(self) -> None:
         """Start a hub that knows of no other."""
-        self.current = self._start({})
+        self.current = self._start(self.config)
 
     def close(self) -> None:
         """End them all."""
         self._servers.close()
 
-    def _start(self, settings: dict[str, Any], *arguments: str) -> HubServer:
-        config = HubConfig(socket=self.path, **(settings or self._settings))
-
+    def _start(self, config: HubConfig, *arguments: str) -> HubServer:
         class Next(HubServer):
             def command(self) -> list[str]:
-                return [sys.executable, "-m", "sidearm.hub", *arguments, config.to_json()]
+                program = [sys.executable, "-m", "sidearm.hub", "--log-level", "INFO"]
+                return [*program, *arguments, config.to_json()]
 
         return self._servers.enter_context(Next(lambda _: config, start_timeout=PATIENCE))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 import os
-import resource
 import selectors
 import signal
 import socket
@@ -159,14 +158,11 @@ class Requests:
 
 
 @pytest.fixture
-def site(tmp_path: Path) -> Iterator[UpServer]:
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
+def site(tmp_path: Path, many_descriptors: None) -> Iterator[UpServer]:
     (tmp_path / "version").write_text("1")
     env = {"SITE_FOLDER": str(tmp_path), "PYTHONPATH": str(APPS)}
     with UpServer("whole_site:app", cwd=APPS, env=env, start_timeout=PATIENCE) as site:
         yield site
-    resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_h6_killed_hub_costs_no_request_and_no_client_its_place(site: UpServer) -> None:

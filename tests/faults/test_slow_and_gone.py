@@ -44,15 +44,6 @@ def start_hub() -> Iterator[Callable[..., tuple[HubServer, HubClient]]]:
         yield start
 
 
-@pytest.fixture
-def many_descriptors() -> Iterator[None]:
-    """Let this process have as many as a test with thousands of streams needs."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-
-
 # H4, clients that do not read
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import random
-import resource
 import signal
 import socket
 import subprocess
@@ -13,13 +12,21 @@ import sys
 import threading
 import time
 from contextlib import ExitStack, suppress
-from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hub_crowd import Crowd
-from hub_series import Hubs, publishing
-from hub_streams import PATIENCE, Stream, event, figures_of, publish_all, wait_for, wait_for_hub
+from hub_streams import (
+    PATIENCE,
+    Stream,
+    event,
+    figures_of,
+    publish_all,
+    publishing,
+    wait_for,
+    wait_for_hub,
+)
+from hub_succession import Succession
 
 from sidearm.exceptions import HubError
 from sidearm.hub import operator
@@ -45,8 +52,7 @@ from sidearm.hub.server import Server
 from sidearm.hub.state import STATE_VERSION, Clients, End
 from sidearm.hub.takeover import STEP_PATIENCE, NotReplaceable, Successor
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+pytestmark = pytest.mark.usefixtures("many_descriptors")
 
 CLIENTS = int(os.environ.get("TAKEOVER_CLIENTS", "2000"))
 REPLACEMENTS = int(os.environ.get("TAKEOVER_REPLACEMENTS", "5"))
@@ -55,38 +61,7 @@ AGE = 6.0  # seconds
 LONG = 120.0  # seconds of patience where very many are served on a busy machine
 
 
-@pytest.fixture
-def folder() -> Iterator[str]:
-    with TemporaryDirectory(prefix="sa-") as folder:
-        yield folder
-
-
-@pytest.fixture
-def hubs(folder: str) -> Iterator[Hubs]:
-    hubs = Hubs(folder, heartbeat=0)
-    yield hubs
-    hubs.close()
-
-
-@pytest.fixture
-def hub(hubs: Hubs) -> Iterator[HubClient]:
-    """A worker's end of the hub's socket."""
-    client = HubClient(hubs.config.socket)
-    wait_for_hub(client)
-    yield client
-    client.close(flush_seconds=0)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def many_descriptors() -> Iterator[None]:
-    """Each client is one descriptor of the tests, too."""
-    before = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (before[1], before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_NOFILE, before)
-
-
-def test_h5_nobody_reconnects_and_each_event_comes_once(hubs: Hubs, hub: HubClient) -> None:
+def test_h5_nobody_reconnects_and_each_event_comes_once(hubs: Succession, hub: HubClient) -> None:
     """Hub after hub takes over from the last, while events are published and clients read."""
     with Crowd(hub) as crowd, ExitStack() as stack:
         # Before there are events: nobody reads while all join.
@@ -116,7 +91,9 @@ def test_h5_nobody_reconnects_and_each_event_comes_once(hubs: Hubs, hub: HubClie
             assert data == [str(n) for n in range(int(data[0]), count)]
 
 
-def test_h5_log_goes_over_so_that_ids_go_on_meaning_the_same(hubs: Hubs, hub: HubClient) -> None:
+def test_h5_log_goes_over_so_that_ids_go_on_meaning_the_same(
+    hubs: Succession, hub: HubClient
+) -> None:
     """A client that was away meanwhile resumes from an id of the old hub, without a gap event."""
     with Stream(hub, "a") as stream:
         publish_all(hub, [event("a", n) for n in range(3)])
@@ -127,7 +104,7 @@ def test_h5_log_goes_over_so_that_ids_go_on_meaning_the_same(hubs: Hubs, hub: Hu
         assert stream.data(3) == ["1", "2", "3"]
 
 
-def test_h5_log_without_a_kept_event_goes_over_too(hubs: Hubs, hub: HubClient) -> None:
+def test_h5_log_without_a_kept_event_goes_over_too(hubs: Succession, hub: HubClient) -> None:
     """The new hub goes on in the same epoch, where there is no history to begin with."""
     place, epoch = hub.position(), figures_of(hubs.config.socket).epoch
     hubs.replace()
@@ -137,7 +114,7 @@ def test_h5_log_without_a_kept_event_goes_over_too(hubs: Hubs, hub: HubClient) -
         assert stream.data(1) == ["after it"]
 
 
-def test_h5_what_waits_for_a_slow_client_goes_over(hubs: Hubs, hub: HubClient) -> None:
+def test_h5_what_waits_for_a_slow_client_goes_over(hubs: Succession, hub: HubClient) -> None:
     """A client that read nothing across two replacements finds every byte, in order."""
     texts = [f"{n} " + "x" * 4000 for n in range(200)]
     with Stream(hub, "a", small=True) as slow, Stream(hub, "a") as other:
@@ -152,7 +129,7 @@ def test_h5_what_waits_for_a_slow_client_goes_over(hubs: Hubs, hub: HubClient) -
         wait_for(hubs.config.socket, lambda figures: figures.pending_bytes == 0)
 
 
-def test_h5_half_a_message_of_a_worker_is_finished_at_the_next_hub(hubs: Hubs) -> None:
+def test_h5_half_a_message_of_a_worker_is_finished_at_the_next_hub(hubs: Succession) -> None:
     """Also when its descriptor had already come."""
     near, far = socket.socketpair()
     publish, handoff = (Link(hubs.config.socket, role, PATIENCE) for role in ("publish", "handoff"))
@@ -178,7 +155,7 @@ def test_h5_half_a_message_of_a_worker_is_finished_at_the_next_hub(hubs: Hubs) -
     handoff.close()
 
 
-def test_h5_workers_keep_their_connections(hubs: Hubs, hub: HubClient) -> None:
+def test_h5_workers_keep_their_connections(hubs: Succession, hub: HubClient) -> None:
     """Neither those that publish nor those that ask connect anew."""
     publish_all(hub, [event("a", 1)])
     link = Link(hubs.config.socket, "ask", PATIENCE)
@@ -190,7 +167,7 @@ def test_h5_workers_keep_their_connections(hubs: Hubs, hub: HubClient) -> None:
     link.close()
 
 
-def test_h5_records_of_tasks_pass_through_the_next_hub(hubs: Hubs) -> None:
+def test_h5_records_of_tasks_pass_through_the_next_hub(hubs: Succession) -> None:
     """A process that was asked answers the new hub, which knows who waits for it."""
     process = Link(hubs.config.socket, "records", PATIENCE)
     process.send(encode(Report(7, "app")), PATIENCE)
@@ -213,7 +190,7 @@ def test_h5_records_of_tasks_pass_through_the_next_hub(hubs: Hubs) -> None:
 def test_h5_ends_ages_tags_and_limits_hold_at_the_next_hub(folder: str) -> None:
     """What was agreed on with one hub, the next one does: contracts E7, H7 and H8."""
     with ExitStack() as stack:
-        hubs = Hubs(folder, heartbeat=0, max_streams_per_address=2)
+        hubs = Succession(folder, heartbeat=0, max_streams_per_address=2)
         stack.callback(hubs.close)
         hub = HubClient(hubs.config.socket)
         stack.callback(hub.close, flush_seconds=0)
@@ -276,7 +253,7 @@ class Abandoned(Exception):  # nothing is wrong: the test wants it
     """The new hub goes no further."""
 
 
-def fail_at(hubs: Hubs, step: int) -> None:
+def fail_at(hubs: Succession, step: int) -> None:
     """Be a new hub that dies when so many pieces have come, as far as the old one can see."""
     successor = Successor(hubs.config.socket, 1 << 20)
     steps = itertools.count()
@@ -304,7 +281,7 @@ STEPS = 7  # outline, frames, history, workers, clients (two pieces), end
 
 @pytest.mark.parametrize("step", range(STEPS + 1))
 def test_h5_new_hub_that_dies_at_a_step_harms_nothing(
-    hubs: Hubs, hub: HubClient, step: int
+    hubs: Succession, hub: HubClient, step: int
 ) -> None:
     """The old one goes on, with every client, and every event comes once."""
     with Crowd(hub) as crowd:
@@ -322,7 +299,7 @@ def test_h5_new_hub_that_dies_at_a_step_harms_nothing(
         assert {tuple(member.data) for member in crowd.members} == {("0", "1", "2")}
 
 
-def test_h5_every_step_was_tried(hubs: Hubs, hub: HubClient) -> None:
+def test_h5_every_step_was_tried(hubs: Succession, hub: HubClient) -> None:
     """The steps above are all that there are."""
     pieces: list[str] = []
     with Crowd(hub) as crowd:
@@ -341,7 +318,7 @@ def test_h5_every_step_was_tried(hubs: Hubs, hub: HubClient) -> None:
     assert pieces.count(Clients.__name__) == 2
 
 
-def test_h5_new_process_killed_at_random_moments(hubs: Hubs, hub: HubClient) -> None:
+def test_h5_new_process_killed_at_random_moments(hubs: Succession, hub: HubClient) -> None:
     """SIGKILL whenever it has not taken over yet: no client notices, and every event comes once."""
     seed = int(os.environ.get("SEED", time.time_ns() % 1_000_000))
     sys.stderr.write(f"The seed is {seed} (SEED={seed} runs the same moments).\n")
@@ -367,7 +344,9 @@ def test_h5_new_process_killed_at_random_moments(hubs: Hubs, hub: HubClient) -> 
         assert figures_of(hubs.config.socket).pid == hubs.current.pid
 
 
-def test_h5_old_hub_that_dies_after_it_has_told_everything(hubs: Hubs, hub: HubClient) -> None:
+def test_h5_old_hub_that_dies_after_it_has_told_everything(
+    hubs: Succession, hub: HubClient
+) -> None:
     """The new one has all, takes the token, and every client stays."""
     with Crowd(hub) as crowd:
         crowd.join(100, "a")
@@ -395,7 +374,7 @@ def test_h5_old_hub_that_dies_after_it_has_told_everything(hubs: Hubs, hub: HubC
                 new.terminate()
 
 
-def test_h5_old_hub_that_dies_in_the_middle_is_a_dead_hub(hubs: Hubs, hub: HubClient) -> None:
+def test_h5_old_hub_that_dies_in_the_middle_is_a_dead_hub(hubs: Succession, hub: HubClient) -> None:
     """The new one says so and serves nobody; every stream ends, so that every client comes back."""
     with Crowd(hub) as crowd:
         crowd.join(250, "a")
@@ -411,7 +390,7 @@ def test_h5_old_hub_that_dies_in_the_middle_is_a_dead_hub(hubs: Hubs, hub: HubCl
         crowd.read(lambda: crowd.ended() == len(crowd.members))
 
 
-def test_h5_new_hub_that_stands_still_is_given_up(hubs: Hubs, hub: HubClient) -> None:
+def test_h5_new_hub_that_stands_still_is_given_up(hubs: Succession, hub: HubClient) -> None:
     """After some seconds the old one goes on; the other finds the token gone when it wakes up."""
     script = PATCHED.format(
         patch=(
@@ -452,7 +431,9 @@ def test_h5_new_hub_that_stands_still_is_given_up(hubs: Hubs, hub: HubClient) ->
         pytest.param(TakeOver((STATE_VERSION,), 100), "LimitNOFILE", id="room"),
     ],
 )
-def test_h5_refusal_says_why(hubs: Hubs, hub: HubClient, message: TakeOver, reason: str) -> None:
+def test_h5_refusal_says_why(
+    hubs: Succession, hub: HubClient, message: TakeOver, reason: str
+) -> None:
     """A version that it does not understand, and too few descriptors."""
     with Crowd(hub) as crowd:
         crowd.join(60, "a")
@@ -467,7 +448,7 @@ def test_h5_refusal_says_why(hubs: Hubs, hub: HubClient, message: TakeOver, reas
         assert crowd.ended() == 0
 
 
-def test_h5_new_process_without_room_for_the_descriptors(hubs: Hubs, hub: HubClient) -> None:
+def test_h5_new_process_without_room_for_the_descriptors(hubs: Succession, hub: HubClient) -> None:
     """A limit that the kernel enforces, and that was not told: seen, and the old one goes on."""
     script = (
         "import resource, sys\n"

@@ -10,13 +10,21 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import pytest
 from hub_crowd import Crowd
-from hub_series import Hubs, publishing
-from hub_streams import PATIENCE, Stream, event, figures_of, publish_all, wait_for, wait_for_hub
+from hub_streams import (
+    PATIENCE,
+    Stream,
+    event,
+    figures_of,
+    publish_all,
+    publishing,
+    wait_for,
+    wait_for_hub,
+)
+from hub_succession import Succession
 
 from sidearm.hub.client import HubClient
 from sidearm.hub.link import Link
@@ -48,29 +56,12 @@ TAKEN = ("listener.Listener.sign:1", "takeover.Successor.tell_serving:1")
 
 
 @pytest.fixture
-def folder() -> Iterator[str]:
-    with TemporaryDirectory(prefix="sa-") as folder:
-        yield folder
-
-
-@pytest.fixture
-def hubs(folder: str) -> Iterator[Hubs]:
-    hubs = Hubs(folder, heartbeat=HEARTBEAT_INTERVAL)
-    yield hubs
-    hubs.close()
-
-
-@pytest.fixture
-def hub(hubs: Hubs) -> Iterator[HubClient]:
-    """A worker's end of the hub's socket."""
-    client = HubClient(hubs.config.socket)
-    wait_for_hub(client)
-    yield client
-    client.close(flush_seconds=0)
+def heartbeat() -> float:
+    return HEARTBEAT_INTERVAL
 
 
 @contextmanager
-def faulty_hub(hubs: Hubs, *faults: str) -> Iterator[subprocess.Popen[bytes]]:
+def faulty_hub(hubs: Succession, *faults: str) -> Iterator[subprocess.Popen[bytes]]:
     """A new hub that wants to take over, with something in its way."""
     command = [sys.executable, str(FAULTY), hubs.config.to_json(), *faults]
     with subprocess.Popen(command, stderr=subprocess.PIPE) as new:
@@ -80,7 +71,7 @@ def faulty_hub(hubs: Hubs, *faults: str) -> Iterator[subprocess.Popen[bytes]]:
             new.kill()
 
 
-def fill(crowd: Crowd, hubs: Hubs) -> None:
+def fill(crowd: Crowd, hubs: Succession) -> None:
     """Have all clients join, and one event in the history."""
     crowd.join(CLIENTS, "a")
     wait_for(hubs.config.socket, lambda figures: figures.subscribers == CLIENTS)
@@ -90,7 +81,7 @@ def fill(crowd: Crowd, hubs: Hubs) -> None:
     ("fault", "status"), [("raise", 1), ("kill", -signal.SIGKILL)], ids=["raise", "kill"]
 )
 def test_h5_failure_at_any_step_leaves_the_old_hub_serving(
-    hubs: Hubs, hub: HubClient, fault: str, status: int
+    hubs: Succession, hub: HubClient, fault: str, status: int
 ) -> None:
     """Whether the new hub raises or is killed: each client has every event once."""
     with Crowd(hub) as crowd:
@@ -114,7 +105,7 @@ def test_h5_failure_at_any_step_leaves_the_old_hub_serving(
         assert {tuple(member.data) for member in crowd.members} == {expected}
 
 
-def test_h5_there_are_no_more_pieces_than_are_tried(hubs: Hubs, hub: HubClient) -> None:
+def test_h5_there_are_no_more_pieces_than_are_tried(hubs: Succession, hub: HubClient) -> None:
     """The steps above are all that there are, for the state above."""
     with Crowd(hub) as crowd:
         fill(crowd, hubs)
@@ -127,7 +118,7 @@ def test_h5_there_are_no_more_pieces_than_are_tried(hubs: Hubs, hub: HubClient) 
 
 @pytest.mark.parametrize("step", TAKEN)
 def test_h5_new_hub_that_dies_when_it_has_the_token_is_a_dead_hub(
-    hubs: Hubs, hub: HubClient, step: str
+    hubs: Succession, hub: HubClient, step: str
 ) -> None:
     """The old one has ended, every stream ends, and a next hub finds the path free."""
     with Crowd(hub) as crowd:
@@ -138,7 +129,7 @@ def test_h5_new_hub_that_dies_when_it_has_the_token_is_a_dead_hub(
             assert new.returncode == -signal.SIGKILL
             assert old.wait_for_exit(PATIENCE) == 0
         crowd.read(lambda: crowd.ended() == len(crowd.members))
-        hubs.start()
+        hubs.start_anew()
         wait_for_hub(hub)
         assert figures_of(hubs.config.socket).takeovers == 0
 
@@ -151,7 +142,7 @@ def test_h5_new_hub_that_dies_when_it_has_the_token_is_a_dead_hub(
     ],
 )
 def test_h5_heartbeats_that_fall_due_meanwhile(
-    hubs: Hubs, hub: HubClient, end: tuple[str, ...], *, moves: bool
+    hubs: Succession, hub: HubClient, end: tuple[str, ...], *, moves: bool
 ) -> None:
     """Without whole heartbeats all clients get the same bytes, each event once, and then more.
 
@@ -198,7 +189,7 @@ def test_h5_heartbeats_that_fall_due_meanwhile(
 
 def test_h5_new_hub_begins_with_a_heartbeat(folder: str) -> None:
     """It does not know when the last one was, and its own next one is due late."""
-    hubs = Hubs(folder, heartbeat=3600)
+    hubs = Succession(folder, heartbeat=3600)
     hub = HubClient(hubs.config.socket)
     try:
         with Stream(hub, "a") as stream:
@@ -215,7 +206,7 @@ def test_h5_new_hub_begins_with_a_heartbeat(folder: str) -> None:
 # What a full machine does to a replacement
 
 
-def test_h5_no_descriptor_is_left_for_the_token(hubs: Hubs, hub: HubClient) -> None:
+def test_h5_no_descriptor_is_left_for_the_token(hubs: Succession, hub: HubClient) -> None:
     """The old hub says so, and goes on with all."""
     with Crowd(hub) as crowd:
         crowd.join(20, "a")
@@ -240,7 +231,9 @@ def test_h5_no_descriptor_is_left_for_the_token(hubs: Hubs, hub: HubClient) -> N
         assert crowd.ended() == 0
 
 
-def test_h5_full_disk_does_not_end_a_hub_that_has_the_token(hubs: Hubs, hub: HubClient) -> None:
+def test_h5_full_disk_does_not_end_a_hub_that_has_the_token(
+    hubs: Succession, hub: HubClient
+) -> None:
     """It cannot write down who it is, and serves all the same."""
     command = [sys.executable, "-m", "sidearm.hub", "--replace", hubs.config.to_json()]
     with Crowd(hub) as crowd:
@@ -260,7 +253,7 @@ def test_h5_full_disk_does_not_end_a_hub_that_has_the_token(hubs: Hubs, hub: Hub
             assert b".lock names the wrong process: File too large." in said
 
 
-def test_h8_descriptors_pile_up_in_no_message(hubs: Hubs) -> None:
+def test_h8_descriptors_pile_up_in_no_message(hubs: Succession) -> None:
     """One may come with the beginning of a message; a second one before its end is refused.
 
     Else a worker would hold the hub's descriptors, and more than one message of the state may have.

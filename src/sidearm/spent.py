@@ -14,6 +14,7 @@ import functools
 import sqlite3
 import sys
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -248,23 +249,23 @@ def _plain(value: Any) -> Any:
     return value() if registry is not None and callable(value) else value
 
 
-class Rows:
+class Rows(ABC):
     """The statements on the table, by one kind of connection."""
 
     def __init__(self, connection: Any) -> None:
         self.connection = connection
 
+    @abstractmethod
     def fetchone(self, sql: str, id_: str | None) -> Any:
         """Run a query for one identifier."""
-        raise NotImplementedError
 
+    @abstractmethod
     def insert(self, id_: str | None, expires: int) -> bool:
         """Insert a row, unless it is there."""
-        raise NotImplementedError
 
+    @abstractmethod
     def delete(self, now: int) -> None:
         """Delete the rows that are older."""
-        raise NotImplementedError
 
     def commit(self) -> None:
         """Commit, also where the application does that by hand."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import itertools
 import urllib.request
+from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hub_streams import PATIENCE
@@ -15,21 +17,25 @@ from sidearm.hub.eventstream import Parser
 from sidearm.settings import Settings
 from sidearm.testing import EventSource, GunicornServer, HubServer
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 APPS = Path(__file__).parent.parent / "apps"
 START_TIMEOUT = 60.0  # seconds, on a machine that does much else
 OWN = 100  # milliseconds: the longest wait that the application asks for
 RATE = 0.000001  # a second: one stream more makes the range a million seconds wide
 
 
-def test_h6_the_second_stream_waits_longer_than_the_first_would() -> None:
-    """The worker tells the hub from where on it may count, and the hub knows how many there are."""
+@contextmanager
+def deployment(app: str) -> Iterator[tuple[HubServer, GunicornServer]]:
+    """A hub for which every stream is one too many, and a worker that has met it."""
     with (
         HubServer(
             lambda path: HubConfig(socket=path, retry_spread=0.05, reconnect_rate=RATE),
             start_timeout=START_TIMEOUT,
         ) as hub,
         GunicornServer(
-            "ending:app",
+            app,
             cwd=APPS,
             env={"SIDEARM_SOCKET": hub.socket_path},
             start_timeout=START_TIMEOUT,
@@ -37,6 +43,12 @@ def test_h6_the_second_stream_waits_longer_than_the_first_would() -> None:
     ):
         # A worker that has not met the hub yet has its first streams polled.
         server.wait_until(lambda: _is_handed_over(server.url, hub), PATIENCE, "a hand-off")
+        yield hub, server
+
+
+def test_h6_the_second_stream_waits_longer_than_the_first_would() -> None:
+    """The worker tells the hub from where on it may count, and the hub knows how many there are."""
+    with deployment("ending:app") as (hub, server):
         hub.wait_until(lambda: hub.hub_figures().subscribers == 0, PATIENCE, "nobody")
         with (
             EventSource(f"{server.url}/streams/a", timeout=PATIENCE) as first,
@@ -52,24 +64,14 @@ def test_h6_the_second_stream_waits_longer_than_the_first_would() -> None:
 def test_h6_a_wait_that_the_view_names_stays_as_it_is() -> None:
     """Among many, too."""
     with (
-        HubServer(
-            lambda path: HubConfig(socket=path, retry_spread=0.05, reconnect_rate=RATE),
-            start_timeout=START_TIMEOUT,
-        ) as hub,
-        GunicornServer(
-            "streams:app",
-            cwd=APPS,
-            env={"SIDEARM_SOCKET": hub.socket_path},
-            start_timeout=START_TIMEOUT,
-        ) as server,
+        deployment("streams:app") as (hub, server),
+        EventSource(f"{server.url}/streams/a", timeout=PATIENCE),
     ):
-        server.wait_until(lambda: _is_handed_over(server.url, hub), PATIENCE, "a hand-off")
-        with EventSource(f"{server.url}/streams/a", timeout=PATIENCE):
-            hub.wait_until(lambda: hub.hub_figures().subscribers >= 1, PATIENCE, "a first stream")
-            with EventSource(f"{server.url}/snapshots/a", timeout=PATIENCE) as source:
-                # The snapshot follows whatever the hub says first.
-                assert source.next_event().event == "snapshot"
-                assert source.retry == 1234
+        hub.wait_until(lambda: hub.hub_figures().subscribers >= 1, PATIENCE, "a first stream")
+        with EventSource(f"{server.url}/snapshots/a", timeout=PATIENCE) as source:
+            # The snapshot follows whatever the hub says first.
+            assert source.next_event().event == "snapshot"
+            assert source.retry == 1234
 
 
 def test_h6_while_the_hub_is_away_clients_come_back_one_after_another() -> None:

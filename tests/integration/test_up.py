@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from fronts import run
 
 from sidearm.testing import EventSource, UpServer, free_port
 
@@ -104,18 +105,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 def start(*args: str, app: str = "plain:app", env: dict[str, str] | None = None) -> tuple[int, str]:
     """Run ``up`` where it is expected to end by itself: its status, and all that it prints."""
     flask = [sys.executable, "-m", "flask", "--app", app]
-    ended = subprocess.run(
-        [*flask, "sidearm", "up", *args],
-        cwd=APPS,
-        env={**os.environ, **(env or {})},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=PATIENCE,
-        check=False,
-    )
-    return ended.returncode, ended.stdout
+    return run(*flask, "sidearm", "up", *args, cwd=APPS, env=env)
 
 
 def test_it_says_in_three_lines_what_runs(site: Site) -> None:

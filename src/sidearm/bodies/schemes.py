@@ -14,6 +14,7 @@ import hashlib
 import hmac
 import re
 import uuid
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -86,7 +87,7 @@ class Signed(NamedTuple):
     timestamp: int | None
 
 
-class Scheme:
+class Scheme(ABC):
     """One way to sign.
 
     Args:
@@ -106,6 +107,7 @@ class Scheme:
         self.source = source
         self._keys = [self._key(secret) for secret in secrets]
 
+    @abstractmethod
     def verify(self, headers: Headers, body: bytes, *, now: float, tolerance: float) -> Signed:
         """Check a delivery.
 
@@ -119,8 +121,8 @@ class Scheme:
             BadDelivery: It is not signed, or not now.
             MalformedDelivery: It is signed, and has no id.
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def sign(self, body: bytes, *, now: float, id: str | None = None) -> dict[str, str]:
         """The headers of a delivery as the sender would make them; for development and tests.
 
@@ -129,7 +131,6 @@ class Scheme:
             now: Seconds since 1970.
             id: Its id; without one a new one, where headers carry it.
         """
-        raise NotImplementedError
 
     def digest(self, body: bytes) -> bytes:
         """A digest of what is the same when a delivery is sent again."""

@@ -7,7 +7,7 @@ has met the limit meets it again.
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import socket
 import time
 from typing import IO, TYPE_CHECKING, Any
@@ -17,6 +17,8 @@ from werkzeug.wsgi import LimitedStream, get_content_length
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
+
+logger = logging.getLogger("sidearm.bodies")
 
 PIECE = 64 * 1024  # bytes
 #: What is thrown away of a body that nobody wanted to read, so that its sender sees the answer.
@@ -119,11 +121,15 @@ def drain(environ: WSGIEnvironment) -> None:
         environ: The request's.
     """
     connection = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
-    with contextlib.suppress(Exception):  # whatever the other side does now, it is answered
+    try:
         if isinstance(connection, socket.socket) and not hasattr(connection, "unwrap"):
             _linger(connection)
         else:
             _read_on(environ)
+    except OSError:
+        pass  # the other side has gone: it wanted no answer
+    except Exception:  # a server's own, such as for a broken chunk; the answer is sent all the same
+        logger.debug("The rest of a body could not be read.", exc_info=True)
 
 
 def _linger(connection: socket.socket) -> None:

@@ -12,7 +12,7 @@ import shutil
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import brotli
 import pytest
@@ -21,6 +21,8 @@ from asset_site import IMMUTABLE, Site
 from flask import Blueprint
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.test import Client, EnvironBuilder, create_environ
+
+from sidearm.assets.serving import AssetServer
 
 if TYPE_CHECKING:
     from werkzeug.test import TestResponse
@@ -514,3 +516,57 @@ def descriptors() -> set[str]:
             if path.readlink().name == "large.bin":
                 found.add(path.name)
     return found
+
+
+# Where the path alone does not tell
+
+
+def test_a1_a_path_of_one_host_is_not_answered_by_the_file_of_another(
+    site: Site, tmp_path: Path
+) -> None:
+    """Whichever was asked first; and a view of the application stays a view."""
+    blueprints = []
+    for name in ("a", "b"):
+        site.settle(site.write("app.txt", f"of {name}", tmp_path / name))
+        blueprints.append(
+            Blueprint(
+                name,
+                "site",
+                static_folder=str(tmp_path / name),
+                static_url_path="/st",
+                subdomain=name,
+            )
+        )
+    app = site.start(SERVER_NAME="shop.test")
+    app.subdomain_matching = True
+    for blueprint in blueprints:
+        app.register_blueprint(blueprint)
+    app.add_url_rule("/st/app.txt", "view", lambda: "the view")
+    texts = {"a.shop.test": "of a", "b.shop.test": "of b", "shop.test": "the view"}
+    client = app.test_client()
+    for _ in range(2):
+        for host, text in texts.items():
+            with client.get("/st/app.txt", base_url=f"http://{host}") as answer:
+                assert answer.text == text
+    for name in ("a", "b"):
+        with app.test_request_context(base_url=f"http://{name}.shop.test"):
+            url = app.url_for(f"{name}.static", filename="app.txt", _external=True)
+        with client.get(url) as answer:
+            assert (answer.text, answer.headers["Cache-Control"]) == (f"of {name}", IMMUTABLE)
+
+
+def test_a1_paths_that_clients_invent_take_no_memory(site: Site, tmp_path: Path) -> None:
+    """Under a prefix that differs, the file is the same for each."""
+    folder = tmp_path / "themes"
+    site.settle(site.write("theme.css", TEXT, folder))
+    app = site.start(
+        Blueprint(
+            "theme", "site", static_folder=str(folder), static_url_path="/t", url_prefix="/<lang>"
+        )
+    )
+    url = site.url("theme.css", "theme.static", lang="en")
+    server: Any = app.wsgi_app
+    assert isinstance(server, AssetServer)
+    for number in range(50):
+        assert site.get(url.replace("/en/", f"/x{number}/")).text == TEXT
+    assert len(server._ready) < 50

@@ -385,6 +385,15 @@ def test_q1_the_same_id_with_another_content_is_refused_and_logged(
     assert site.send(scheme).status_code == 200
 
 
+@pytest.mark.parametrize(
+    "other", [b"1e999", b'"\xff"', b"9" * 5000], ids=["huge", "no text", "many digits"]
+)
+def test_q1_what_an_events_id_is_read_past_may_be_no_json_either(site: Site, other: bytes) -> None:
+    """A number that JSON can write and nobody can hold, and the like: 400, not an error of ours."""
+    assert site.send("stripe", b'{"id": "evt_7", "other": ' + other + b"}").status_code == 400
+    assert site.acted == []
+
+
 def test_q1_what_stripe_counts_while_it_delivers_makes_no_other_event(site: Site) -> None:
     """``pending_webhooks`` is lower when an event is sent again; the order of keys is nobody's."""
     assert site.send("stripe").status_code == 202
@@ -623,6 +632,10 @@ WRONG: dict[str, tuple[Any, str]] = {
     "words": (
         {"x": {"scheme": "stripe", "secrets": [SECRET], "tolerance": "5m"}},
         r"\['tolerance'\] is '5m'\. Give seconds",
+    ),
+    "forgotten before it ends": (
+        {"x": {"scheme": "stripe", "secrets": [SECRET], "tolerance": 3600, "keep": 7199}},
+        r"\['keep'\] is 7199\.0\. Give at least 7200 seconds, twice the tolerance",
     ),
     "no time": ({"x": {"scheme": "github", "secrets": [SECRET], "keep": 0}}, r"\['keep'\] is 0"),
     "unknown": (

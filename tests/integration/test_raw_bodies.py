@@ -204,3 +204,19 @@ def test_q1_expect_continue(server: Server) -> None:
         statuses = [line.split()[1] for line in answer.split(b"\r\n") if line[:5] == b"HTTP/"]
     assert statuses[-1] == b"413"
     assert set(statuses[:-1]) <= {b"100"}  # the development server says it twice
+
+
+def test_q1_a_short_body_that_nobody_read_costs_no_time_and_no_connection() -> None:
+    """A single thread answers the next one at once, on the same connection too."""
+    with GunicornServer("raw_bodies:app", cwd=APPS, worker_class="gthread", threads=1) as server:
+        first = HTTPConnection("127.0.0.1", server.port, timeout=PATIENCE)
+        with contextlib.closing(first):
+            for _ in range(3):
+                first.request("POST", "/unread", body=b"x" * 10)
+                answer = first.getresponse()
+                assert (answer.status, answer.read()) == (403, b"not you")
+                assert answer.headers["Connection"] == "keep-alive"
+            assert post(server, "/size", 10, chunked=False) == (200, "10")
+            first.request("POST", "/size", body=b"x" * 7)
+            answer = first.getresponse()
+            assert (answer.status, answer.read()) == (200, b"7")

@@ -1,8 +1,9 @@
 """``flask sidearm assets build``: every file under its hashed name, with compressed copies.
 
-Files come first, the manifest last, and what no build names any more is deleted after that: who
-stops the build at any point, or fills the disk, leaves the former builds as they were. What an
-earlier build has written is not compressed again.
+Files come first, the manifest last, and what no build that is kept names any more is deleted after
+that: who stops the build at any point, or fills the disk, leaves the former builds as they were.
+What an earlier build has written is not compressed again. Files that a stopped build had put in
+place stay until a build names them, and are deleted with it.
 """
 
 from __future__ import annotations

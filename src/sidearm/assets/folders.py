@@ -10,6 +10,7 @@ import base64
 import hashlib
 import os
 import stat
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -127,7 +128,10 @@ class Signature:
     def of(cls, found: os.stat_result) -> Signature:
         """The signature of what ``stat`` has told just now."""
         times = (found.st_mtime_ns, found.st_ctime_ns)
-        is_settled = max(times) + _STEP < time.time_ns()
+        # Whoever writes changes the later one, whatever time a program has given the file. Windows
+        # has the time of its creation there.
+        written = found.st_mtime_ns if sys.platform == "win32" else found.st_ctime_ns
+        is_settled = written + _STEP < time.time_ns()
         return cls(times, found.st_size, (found.st_dev, found.st_ino), is_settled)
 
     def matches(self, found: os.stat_result) -> bool:

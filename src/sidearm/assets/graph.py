@@ -96,11 +96,7 @@ class Graph:
         self._sources: dict[Key, Source] = {}
         self._reported: set[tuple[Key, str]] = set()
         self._lock = threading.RLock()  # what is logged inside may ask for a URL
-        this = weakref.ref(self)
-        # A fork may happen while another thread holds the lock, and in the child nobody would ever
-        # release it.
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=lambda: _renew_lock(this()))
+        _graphs.add(self)
 
     def asset(self, key: Key) -> Asset | None:
         """A file with its hash, as it was when it was first asked for.
@@ -298,6 +294,14 @@ def _is_current(asset: Asset) -> bool:
     )
 
 
-def _renew_lock(graph: Graph | None) -> None:
-    if graph is not None:
+_graphs: weakref.WeakSet[Graph] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    """After a fork: another thread may have held a lock, and here nobody would ever release it."""
+    for graph in list(_graphs):
         graph._lock = threading.RLock()  # noqa: SLF001 (its own)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_locks)

@@ -94,8 +94,13 @@ class Assets:
         return int(getattr(chosen, "total_seconds", lambda: chosen)())
 
     @property
+    def matches_hosts(self) -> bool:
+        """Whether one path may be another thing on another host."""
+        return self.app.subdomain_matching or self.app.url_map.host_matching
+
+    @property
     def has_variable_prefixes(self) -> bool:
-        """Whether a blueprint's static files have a part in their path that differs."""
+        """Whether some static files are not known by their path alone."""
         return not all(folder.is_literal for folder in self.folders())
 
     def folders(self) -> Sequence[Folder]:
@@ -115,7 +120,7 @@ class Assets:
             for rule in app.url_map.iter_rules():
                 if rule.endpoint == endpoint and rule.rule.endswith(_FILENAME):
                     prefix = rule.rule.removesuffix(_FILENAME).removeprefix("/")
-                    is_literal = "<" not in prefix and "<" not in f"{rule.subdomain}{rule.host}"
+                    is_literal = not ("<" in prefix or rule.subdomain or rule.host)
                     root = os.path.abspath(owner.static_folder)
                     found.append(Folder(endpoint, root, prefix, is_literal))
                     self._look_for(root, endpoint)

@@ -159,9 +159,11 @@ class Store:
         """
         try:
             found = os.stat(self.folder / MANIFEST)
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             self._read, self._seen = Manifest(), None
             return self._read
+        except OSError as error:
+            raise ManifestError(self.folder / MANIFEST, f"it cannot be read: {error}") from error
         # A build puts another file in its place, so the inode changes with it.
         seen = (found.st_ino, found.st_mtime_ns, found.st_size)
         if self._read is None or seen != self._seen:

@@ -225,7 +225,7 @@ class AssetServer(WhiteNoise):
         super().__init__(application, mimetypes=assets.types)
         self.application: WSGIApplication = application
         self._assets = assets
-        #: Answers by path, for files that do not change while the process runs.
+        #: Answers by path alone, for files that do not change while the process runs.
         self._ready: dict[str, AssetFile] = {}
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -252,12 +252,20 @@ class AssetServer(WhiteNoise):
 
     def _find(self, path: str, environ: WSGIEnvironment) -> AssetFile | None:
         """The file of a path; ``None`` if that is the application's."""
-        file = self._find_hashed(path, environ) or self._find_plain(path, environ)
+        file = self._find_hashed(path)
+        if file is None:
+            # Not kept: such paths are without number, and another host has another file there.
+            file = self._find_by_rule(path, environ)
+            if file is not None:
+                return file
+            file = self._find_plain(path, environ)
+            if self._assets.matches_hosts:
+                return file
         if file is not None and not self._assets.is_debug:
             self._ready[path] = file
         return file
 
-    def _find_hashed(self, path: str, environ: WSGIEnvironment) -> AssetFile | None:
+    def _find_hashed(self, path: str) -> AssetFile | None:
         split = split_hash(path)
         if split is None:
             return None
@@ -268,13 +276,12 @@ class AssetServer(WhiteNoise):
                 asset = self._assets.find(folder, name)
                 if asset is not None and asset.hash == digits:
                     return self._current(folder, asset)
-        stored = self._stored(path)
-        if stored is not None or not self._assets.has_variable_prefixes:
-            return stored
-        return self._find_by_rule(environ)
+        return self._stored(path)
 
-    def _find_by_rule(self, environ: WSGIEnvironment) -> AssetFile | None:
-        """The same, where a part of the prefix differs from request to request."""
+    def _find_by_rule(self, path: str, environ: WSGIEnvironment) -> AssetFile | None:
+        """The same, where the host counts, or a part of the prefix differs between requests."""
+        if split_hash(path) is None or not self._assets.has_variable_prefixes:
+            return None
         endpoint, name = self._match(environ)
         folder = next((each for each in self._assets.folders() if each.endpoint == endpoint), None)
         split = split_hash(name)

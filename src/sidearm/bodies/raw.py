@@ -154,7 +154,7 @@ def _drain_unread(response: Response) -> Response:
     def at_close() -> None:
         body = current._body  # noqa: SLF001
         if body is None or not body.ended:
-            drain(environ)
+            drain(environ, body)
 
     response.call_on_close(at_close)
     return response

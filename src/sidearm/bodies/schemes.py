@@ -287,7 +287,10 @@ class Stripe(Scheme):
 
     def digest(self, body: bytes) -> bytes:
         """A digest of the event without what Stripe counts while it delivers."""
-        event: dict[str, Any] = msgspec.json.decode(body)
+        try:
+            event: dict[str, Any] = msgspec.json.decode(body)
+        except _NO_JSON as error:  # in what the id was read past
+            raise MalformedDelivery(self.source, str(error)) from error
         event.pop("pending_webhooks", None)
         return hashlib.sha256(msgspec.json.encode(event, order="deterministic")).digest()
 

@@ -74,6 +74,16 @@ def _source(name: str, options: Mapping[str, Any]) -> Source:
             options["tolerance"],
             f"Leave it out: {scheme.name!r} does not sign the time.",
         )
+    tolerance: float = options.get("tolerance", TOLERANCE)
+    keep: float = options.get("keep", KEEP)
+    if scheme.has_timestamp and keep < 2 * tolerance:
+        # A delivery may be dated that much ahead, and counts as long after.
+        raise SettingError(
+            f"{where}['keep']",
+            keep,
+            f"Give at least {2 * tolerance:g} seconds, twice the tolerance: while a signature still"
+            " counts, that its delivery has acted must be known.",
+        )
     keys: list[str] = options["secrets"]
     for number, secret in enumerate(keys):
         try:
@@ -86,8 +96,8 @@ def _source(name: str, options: Mapping[str, Any]) -> Source:
     return Source(
         name,
         scheme(keys, name),
-        options.get("tolerance", TOLERANCE),
-        options.get("keep", KEEP),
+        tolerance,
+        keep,
     )
 
 

@@ -43,6 +43,11 @@ class BodyStream(LimitedStream):
         self.ended = not is_max and limit == 0
         self._over = False
 
+    @property
+    def left(self) -> int:
+        """How many bytes are still to come; -1 if nothing has told."""
+        return -1 if self._limit_is_max else self.limit - self.tell()
+
     def readinto(self, b: Any) -> int | None:
         """Read into a buffer.
 
@@ -110,26 +115,39 @@ def stream_of(environ: WSGIEnvironment, limit: int | None) -> BodyStream:
     return BodyStream(stream, 1 << 62 if limit is None else limit, is_max=True)
 
 
-def drain(environ: WSGIEnvironment) -> None:
+def drain(environ: WSGIEnvironment, body: BodyStream | None) -> None:
     """Throw away what is left of a body, after the answer has been sent (RFC 9112, 9.6).
 
     Closing a connection on which something unread has come makes the kernel reset it, and the
-    sender, who is still busy sending, never sees the answer. So our side of it is closed, and the
-    rest is read for a while.
+    sender, who is still busy sending, never sees the answer. So a short rest is read to its end,
+    and the connection can be used again. For a longer one our side is closed, and what comes is
+    read for a while.
 
     Args:
         environ: The request's.
+        body: Its body, as far as it was read; ``None`` if it was refused unseen.
     """
     connection = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
     try:
-        if isinstance(connection, socket.socket) and not hasattr(connection, "unwrap"):
-            _linger(connection)
+        if not isinstance(connection, socket.socket) or hasattr(connection, "unwrap"):
+            _read_on(body if body is not None else stream_of(environ, None))
+        elif body is not None and 0 <= body.left <= PIECE:
+            _read_rest(connection, body)
         else:
-            _read_on(environ)
+            _linger(connection)
     except OSError:
         pass  # the other side has gone: it wanted no answer
     except Exception:  # a server's own, such as for a broken chunk; the answer is sent all the same
         logger.debug("The rest of a body could not be read.", exc_info=True)
+
+
+def _read_rest(connection: socket.socket, body: BodyStream) -> None:
+    patience = connection.gettimeout()
+    connection.settimeout(DRAIN_TIME)
+    try:
+        body.readall()
+    finally:
+        connection.settimeout(patience)
 
 
 def _linger(connection: socket.socket) -> None:
@@ -149,11 +167,10 @@ def _linger(connection: socket.socket) -> None:
         connection.settimeout(patience)
 
 
-def _read_on(environ: WSGIEnvironment) -> None:
+def _read_on(stream: BodyStream) -> None:
     """Where there is no plain socket: through the server, which knows the body's end."""
     deadline = time.monotonic() + DRAIN_TIME
-    stream = stream_of(environ, None)
-    left = min(DRAIN_SIZE, stream.limit)
+    left = DRAIN_SIZE
     while left > 0 and time.monotonic() < deadline:
         size = len(stream.read(PIECE))
         if not size:

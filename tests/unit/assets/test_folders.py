@@ -31,6 +31,16 @@ def test_a1_what_was_written_just_now_is_read_again(tmp_path: Path) -> None:
     assert not Signature.of(old).matches(fresh)
 
 
+def test_a1_a_file_dated_in_the_future_is_not_read_for_ever(tmp_path: Path) -> None:
+    """Who unpacks an archive gives it any time; when it was written, nobody can give."""
+    path = tmp_path / "x"
+    path.write_text("one")
+    hour = 3600 * 10**9
+    times = {"st_mtime_ns": time.time_ns() + hour, "st_ctime_ns": time.time_ns() - hour}
+    later = os.stat_result(tuple(path.stat()), times)
+    assert Signature.of(later).matches(later)
+
+
 def test_a1_what_is_sent_right_after_a_write_is_what_was_compared(tmp_path: Path) -> None:
     """Same size, same times as far as anybody can tell: the content decides."""
     path = tmp_path / "x"

@@ -35,6 +35,7 @@ from sidearm import (
 )
 from sidearm.tasks import context, hooks
 from sidearm.tasks.callbacks import Held
+from sidearm.tasks.claims import Claim, Resource
 from sidearm.tasks.flask_contexts import current_request_context, push_of
 from sidearm.tasks.outcome import Decision
 from sidearm.tasks.task import Round, Task
@@ -813,6 +814,128 @@ def test_t9_a_round_that_is_opened_again_in_the_moment_of_the_teardown_takes_not
             thing()
         assert task.round.state == "closed"
     assert ledger.lines == []
+
+
+def test_t2_t9_a_round_that_another_thread_began_just_before_an_error_page_leaks_nothing(
+    handled: Flask, ledger: Any, serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It claims between the rollback and the error page's round: what it got is settled."""
+    thing = ledger.resource("thing")
+    real = Task.new_round
+    threads: list[threading.Thread] = []
+
+    def new_round(task: Task, kind: str, decided: Any = None) -> Any:
+        if kind == "error page":
+            threads.append(run_in_thread(thing))
+            join(threads[0])
+        return real(task, kind, decided)
+
+    def view() -> None:
+        thing()
+        raise Broken
+
+    serve(view)
+    monkeypatch.setattr(Task, "new_round", new_round)
+    assert handled.test_client().get("/").status_code == 500
+    assert len(threads) == 1
+    assert ledger.count("claim") == ledger.count("release") == 2
+    assert ledger.count("commit") == 0
+
+
+def test_t7_t9_a_callback_is_held_while_another_thread_claims(
+    app: Flask, arm: Sidearm, ledger: Any
+) -> None:
+    """Its transactions are looked up as the other thread adds one more claim."""
+    others = [ledger.resource("other")]
+    ran: list[str] = []
+
+    class Telling(Claim):
+        """One that is asked for its transaction while another thread claims."""
+
+        tells = True
+
+        def transaction(self) -> None:
+            if others:
+                join(run_in_thread(others.pop()))
+
+    class Told(Resource):
+        def claim(self) -> Claim:
+            return Telling(self, object())
+
+    told = arm.use(Told("told"))
+    with app.app_context(), arm.task("import"):
+        told()
+        after_commit(lambda: ran.append("callback"))
+    assert ran == ["callback"]
+    assert ledger.count("claim") == ledger.count("release") == 1
+
+
+def test_t7_what_another_thread_registers_as_a_savepoint_is_undone_moves_nothing(
+    app: Flask, arm: Sidearm
+) -> None:
+    """What is inside is dropped, what is outside waits in its order, and the new one is last."""
+    ran: list[str] = []
+
+    class Growing(deque[Any]):
+        """What a round holds; another thread adds to it as soon as somebody has counted it."""
+
+        def __len__(self) -> int:
+            length = super().__len__()
+            if late:
+                super().append(late.pop())
+            return length
+
+    late: list[Held] = []
+    with app.app_context(), arm.task("import") as task:
+        after_commit(lambda: ran.append("outside"))
+        task.round.held = Growing(task.round.held)
+        with pytest.raises(Broken), current_task.savepoint():
+            after_commit(lambda: ran.append("inside"))
+            late.append(Held(lambda: ran.append("another thread's")))
+            raise Broken
+    assert ran == ["outside", "another thread's"]
+
+
+def test_t3_t7_a_callback_that_closes_its_connection_stops_nothing(
+    app: Flask, arm: Sidearm, serve: Any
+) -> None:
+    """The work is saved: the next callback runs, everything is released, the answer stays."""
+    lines: list[str] = []
+
+    @arm.resource
+    def get_connection() -> Iterator[sqlite3.Connection]:
+        with closing(sqlite3.connect(":memory:")) as connection:
+            yield connection
+        lines.append("released")
+
+    def view() -> str:
+        connection = get_connection()
+        after_commit(connection.close)
+        after_commit(lambda: lines.append("second"))
+        return "ok"
+
+    serve(view)
+    assert app.test_client().get("/").text == "ok"
+    assert lines == ["second", "released"]
+
+
+def test_t3_a_claim_that_cannot_be_asked_stops_no_callback(
+    app: Flask, arm: Sidearm, ledger: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever its driver raises then."""
+    thing = ledger.resource("thing")
+
+    def broken(_: object) -> bool:
+        raise Broken
+
+    with app.app_context(), arm.task("import") as task:
+        thing()
+        task.round.can_look = True
+        for claim in task.round.claims.values():
+            claim.can_look = True
+            monkeypatch.setattr(type(claim), "unsaved", broken)
+        after_commit(lambda: ledger.lines.append("callback"))
+    assert ledger.lines == ["claim thing", "commit thing", "callback", "release thing"]
 
 
 # -- sessions of SQLAlchemy

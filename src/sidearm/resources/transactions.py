@@ -36,7 +36,10 @@ def probe_for(value: Any) -> Probe | None:
 
 def _sqlite(connection: sqlite3.Connection) -> bool:
     # With autocommit=False (Python 3.12) one is always open: then it is as if always written.
-    return connection.in_transaction
+    try:
+        return connection.in_transaction
+    except sqlite3.ProgrammingError:  # it is closed
+        return False
 
 
 def _sqlalchemy(connection: Any) -> bool:

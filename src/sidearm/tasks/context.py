@@ -125,9 +125,11 @@ def _begin_late(request_context: Any) -> Task | None:
         return None
     task = begin_request(request_context)
     answered: Decision = request_context.__dict__[ANSWERED]
-    if task.round.kind == "work":
-        task.failed = inherited(answered)
-        task.new_round("teardown", task.failed)
+    with task.lock:  # threads that share the request may both be here
+        round_ = task.round
+        if round_.kind == "work":  # there has been none, and the first one is what comes after it
+            round_.decided = task.failed = inherited(answered)
+            round_.kind = "teardown"
     return task
 
 

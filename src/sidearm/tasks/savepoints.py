@@ -73,7 +73,7 @@ class TaskSavepoint:
     ) -> None:
         leaving = round_.drop_since(held, _RULE)
         known = {claim for claim, _ in points}
-        undone = [claim.rollback for claim in round_.claims.values() if claim not in known]
+        undone = [claim.rollback for claim in list(round_.claims.values()) if claim not in known]
         undone += [point.rollback for _, point in points if point]
         errors: list[BaseException] = []
         for undo in reversed(undone):

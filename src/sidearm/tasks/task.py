@@ -292,7 +292,10 @@ class Task:
         round_ = Round(self)
         round_.kind = kind
         round_.decided = decided
-        self.round = round_  # from here on, another thread may settle it
+        with self.lock:
+            before, self.round = self.round, round_
+        # Another thread may have begun one just before, and nobody else would settle that.
+        before.settle(Decision(False, "another round began"))
         return round_
 
     def _still_undecided(self, what: str) -> None:
@@ -395,9 +398,14 @@ class Round:
             if self.state is not OPEN:
                 task._too_late(resource.name)
             if self.parent is not None:
+                parent = self.parent
                 claim = self._parents_claim(resource)
                 if claim is not None:
                     self._take(claim)
+                    if self.state is not OPEN and claim.round is self and claim not in self.taken:
+                        self.claims.pop(resource, None)
+                        claim.round = parent
+                        task._too_late(resource.name)
                     return claim
             if not self.began:
                 self.began = monotonic_ns()
@@ -438,7 +446,7 @@ class Round:
 
     def belong(self, held: Held) -> None:
         """Find out to which transactions a call belongs that is about to be held."""
-        for claim in self.claims.values():
+        for claim in list(self.claims.values()):  # another thread may claim meanwhile
             if not claim.tells:
                 held.unknown = True
                 continue
@@ -501,10 +509,10 @@ class Round:
         taken: list[Held] = []
         others: list[Held] = []
         for _ in range(len(self.held)):
-            held = self.held.pop()
+            held = self.held.popleft()
             (taken if wanted(held) else others).append(held)
-        self.held.extendleft(others)
-        return taken[::-1]
+        self.held.extendleft(reversed(others))
+        return taken
 
     def _frees(self, held: Held, transaction: Transaction, how: str) -> bool:
         """Whether the end of a transaction lets a held call leave now; it may drop it instead."""
@@ -525,7 +533,7 @@ class Round:
     def _anything_open(self, but: Claim) -> bool:
         return any(
             claim is not but and (not claim.tells or claim.transaction() is not None)
-            for claim in self.claims.values()
+            for claim in list(self.claims.values())
         )
 
     # -- settling
@@ -560,7 +568,7 @@ class Round:
         own = [claim for claim in claims if claim not in self.foreign] if self.foreign else claims
         if decision.commit:
             for claim in own:
-                if claim.explicit and not (self.kind == "callback" and claim.unsaved()):
+                if claim.explicit and not (self.kind == "callback" and _is_unsaved(claim)):
                     claim.outcome = "left to the application"
                     continue
                 began = perf_counter()
@@ -707,13 +715,13 @@ class Round:
 
     def _undo_uncommitted(self) -> None:
         """Roll back what nobody committed by hand, before a callback's commit could save it."""
-        for claim in self.claims.values():
-            if claim.explicit and not claim.lent and claim.unsaved():
+        for claim in list(self.claims.values()):
+            if claim.explicit and not claim.lent and _is_unsaved(claim):
                 self._roll_back([claim], [])
 
     def _never_committed(self, held: Held) -> bool:
         return any(
-            transaction.open and transaction.claim.explicit and transaction.claim.unsaved()
+            transaction.open and transaction.claim.explicit and _is_unsaved(transaction.claim)
             for transaction in held.transactions
         )
 
@@ -855,7 +863,7 @@ class Round:
         found: set[Claim] = set(self.foreign)
         round_: Round | None = self
         while round_ is not None and round_.state is OPEN:
-            for claim in round_.claims.values():
+            for claim in list(round_.claims.values()):
                 if not claim.tells or claim.transaction() is not None:
                     found.add(claim)
             round_ = round_.parent
@@ -867,8 +875,8 @@ class Round:
         round_: Round | None = self
         while round_ is not None:
             if round_.follows or round_.can_look:
-                for claim in round_.claims.values():
-                    if (claim.tells or claim.can_look) and claim.unsaved():
+                for claim in list(round_.claims.values()):
+                    if (claim.tells or claim.can_look) and _is_unsaved(claim):
                         unsaved |= {claim}
             round_ = round_.parent
         return unsaved
@@ -913,6 +921,15 @@ def combine(errors: Sequence[BaseException]) -> BaseException:
     if len(errors) == 1:
         return errors[0]
     return BaseExceptionGroup("Several steps of settling a task failed.", list(errors))
+
+
+def _is_unsaved(claim: Claim) -> bool:
+    """Whether a claim holds uncommitted writes; one that cannot be asked any more holds none."""
+    try:
+        return claim.unsaved()
+    except Exception:
+        logger.exception("%s cannot be asked whether a transaction is open.", claim.resource.name)
+        return False
 
 
 def _type_name(exc: BaseException) -> str:

@@ -257,7 +257,13 @@ def _deployment_of(
     socket_path: str | None,
     options: Mapping[str, Any],
 ) -> Deployment:
-    from .workers.export.deployment import Choices, describe, host_of, prefix_of
+    from .workers.export.deployment import (
+        Choices,
+        describe,
+        host_of,
+        prefix_of,
+        server_name_of,
+    )
     from .workers.export.programs import gunicorn_target
 
     state = _state_of(app)
@@ -271,7 +277,7 @@ def _deployment_of(
         flask_app=info.app_import_path,
         wsgi_app=gunicorn_target(app, info.app_import_path),
         prefix=prefix_of(prefix),
-        server_name=options["server_name"] or host_of(app, state.settings),
+        server_name=server_name_of(options["server_name"] or host_of(app, state.settings)),
         listen=options["listen"] or (443 if certificate else 80),
         workers=options["workers"],
         directory=str(Path.cwd()),
@@ -388,7 +394,7 @@ def channels(
     """Show the channels that somebody listens to, and how many streams each has."""
     with _errors_as_lines():
         from .hub.operator import list_channels
-        from .hub.watching import make_harmless
+        from .terminal import make_harmless
 
         listed = list_channels(_hub_socket(context, info, socket_path), count)
         for name, subscribers in listed.channels:

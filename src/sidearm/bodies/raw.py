@@ -190,6 +190,15 @@ def marks(view: Any, mark: str) -> Iterator[tuple[str | None, Any]]:
                 yield (None if name == "dispatch_request" else name), found
 
 
+def limit_of(view: Any) -> int | None:
+    """The longest body that a view takes raw, in bytes; ``None`` where it takes none so.
+
+    Args:
+        view: The view function; of a class-based view the largest limit of its methods counts.
+    """
+    return max((limit for _, limit in marks(view, _LIMIT)), default=None)
+
+
 def watch_views(app: Flask, check: Callable[[Flask, Any], None]) -> None:
     """See to it that raw views are known before anything else sees their requests.
 

@@ -141,6 +141,14 @@ def _said_by_type(member: Any) -> Declared:
         return Declared.NOTHING  # a type variable, a callable; Any is a class in some Pythons
     if issubclass(kind, EventStream):
         return Declared.STREAMS
-    # An EventStream is a Response, too.
-    tells_nothing = issubclass(EventStream, kind) or kind is tuple
-    return Declared.NOTHING if tells_nothing else Declared.BLOCKS
+    if typing.is_typeddict(kind):
+        return Declared.BLOCKS  # a dictionary; it refuses to be asked about subclasses
+    return Declared.NOTHING if _allows_a_stream(kind) else Declared.BLOCKS
+
+
+def _allows_a_stream(kind: type) -> bool:
+    """Whether what is said to be of a type may be a stream, which is a Response, too."""
+    try:
+        return kind is tuple or issubclass(EventStream, kind)
+    except TypeError:  # a protocol with data, which only an object can be asked about
+        return True

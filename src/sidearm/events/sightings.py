@@ -13,6 +13,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
+from ..hub import platform
 from .declared import Declared, declared
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ def read_sightings(socket_path: str) -> frozenset[str]:
         socket_path: The hub's socket.
     """
     try:
-        descriptor = os.open(socket_path + SUFFIX, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
+        descriptor = os.open(socket_path + SUFFIX, os.O_RDONLY | platform.PLAIN_FILE)
     except (OSError, ValueError):
         return frozenset()
     with os.fdopen(descriptor, "rb") as file:
@@ -70,7 +71,7 @@ def read_sightings(socket_path: str) -> frozenset[str]:
 
 
 def _append(path: str, endpoint: str) -> None:
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | platform.PLAIN_FILE
     try:
         descriptor = os.open(path, flags, 0o600)
         with contextlib.closing(os.fdopen(descriptor, "wb", buffering=0)) as file:
@@ -83,5 +84,4 @@ def _append(path: str, endpoint: str) -> None:
 def _is_ours(descriptor: int) -> bool:
     """Nobody else may tell a user's programs what streams; root reads its services' files."""
     found = os.fstat(descriptor)
-    user = os.geteuid() if hasattr(os, "geteuid") else found.st_uid
-    return stat.S_ISREG(found.st_mode) and user in (found.st_uid, 0)
+    return stat.S_ISREG(found.st_mode) and platform.effective_uid() in (found.st_uid, 0, -1)

@@ -91,7 +91,7 @@ def _tell(hub: Hub, token: Token) -> Iterator[tuple[state.AnyPiece, list[int]]]:
     descriptors = [hub.listener.fileno(), hub.listener.lock, token.fileno()]
     if hub.metrics_listener is not None:
         descriptors.append(hub.metrics_listener.fileno())
-    return state.pieces(
+    yield from state.pieces(
         outline,
         descriptors,
         hub.log.kept(),

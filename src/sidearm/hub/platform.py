@@ -28,6 +28,9 @@ DONTWAIT = int(getattr(socket, "MSG_DONTWAIT", 0))
 PEEK = int(getattr(socket, "MSG_PEEK", 0))
 CTRUNC = int(getattr(socket, "MSG_CTRUNC", 0))
 CMSG_CLOEXEC = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))
+# For os.open() of a file that somebody else may have put there: no link is followed, and a FIFO
+# without another end does not block.
+PLAIN_FILE: int = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 _TCP_USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)
 # macOS calls the idle time before the first probe TCP_KEEPALIVE.

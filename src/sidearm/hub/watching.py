@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from ..exceptions import HubError, ProtocolError
+from ..terminal import make_harmless
 from .eventstream import Event, Parser
 from .messages import Handoff, encode
 from .opening import GAP_EVENT
@@ -156,8 +157,3 @@ def format_event(seen: Seen, *, colour: bool = False) -> str:
     start = f"{at}  {channel}  {kind}  "
     painted = f"\x1b[2m{at}\x1b[0m  \x1b[1m{channel}\x1b[0m  {kind}  " if colour else start
     return painted + ("\n" + " " * len(start)).join(data)
-
-
-def make_harmless(text: str) -> str:
-    """The text with what a terminal would obey made visible."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -12,6 +12,8 @@ from typing import Any
 
 import click
 
+from ..terminal import make_harmless
+
 WIDTH = 100  # columns
 NARROWEST = 70  # columns
 LABEL_COLUMN = 23
@@ -141,11 +143,12 @@ def _duration(seconds: float) -> str:
 
 def _wrap(text: str, width: int) -> list[str]:
     """Lines that hold a text; what could steer a terminal is escaped."""
-    safe = "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
-    )
     return textwrap.wrap(
-        safe, width, subsequent_indent="  ", break_on_hyphens=False, drop_whitespace=True
+        make_harmless(text),
+        width,
+        subsequent_indent="  ",
+        break_on_hyphens=False,
+        drop_whitespace=True,
     ) or [""]
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterator, Sequence
 from xml.sax.saxutils import escape
 
+from ..terminal import make_harmless
 from .topology import Kind, Pool, Route, Topology
 
 HEADINGS = ("RULE", "METHODS", "ENDPOINT", "KIND", "KNOWN BY", "POOL")
@@ -52,15 +52,7 @@ def _row(route: Route) -> tuple[str, ...]:
         route.known_by,
         route.pool,
     )
-    return tuple(map(_harmless, cells))
-
-
-def _harmless(text: str) -> str:
-    """Text without what a terminal would obey or XML cannot hold."""
-    return "".join(
-        char if unicodedata.category(char)[0] != "C" else char.encode("unicode_escape").decode()
-        for char in text
-    )
+    return tuple(map(make_harmless, cells))
 
 
 def svg(topology: Topology) -> str:
@@ -108,7 +100,7 @@ def _lines_of(topology: Topology, pool: Pool) -> list[str]:
     return [
         f"{pool.name}: {pool.meaning} (port {pool.port})",
         *(
-            f"{marks[route.kind]} {','.join(route.methods)} {_harmless(route.rule)}"
+            f"{marks[route.kind]} {','.join(route.methods)} {make_harmless(route.rule)}"
             for route in topology.routes
             if route.pool == pool.name
         ),
@@ -122,7 +114,7 @@ def _sentence(topology: Topology) -> str:
 
 def _listed(topology: Topology, pool: Pool) -> str:
     return ", ".join(
-        f"{_harmless(route.rule)} ({route.kind.value})"
+        f"{make_harmless(route.rule)} ({route.kind.value})"
         for route in topology.routes
         if route.pool == pool.name
     )

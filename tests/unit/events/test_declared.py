@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, Optional, Union
+from typing import Annotated, Any, Optional, Protocol, TypedDict, Union
 
 import pytest
 from flask import Flask, Response
@@ -25,6 +25,18 @@ STREAMS, MAY, BLOCKS, NOTHING = (
 
 class OwnStream(EventStream):
     """An application's subclass."""
+
+
+class Receipt(TypedDict):
+    """A dictionary, which no class is a subclass of."""
+
+    total: int
+
+
+class Sized(Protocol):
+    """A protocol with data; whether a class has them nobody can tell."""
+
+    size: int
 
 
 SPELLINGS: list[tuple[Any, Declared]] = [
@@ -50,6 +62,9 @@ SPELLINGS: list[tuple[Any, Declared]] = [
     (dict[str, int], BLOCKS),
     (tuple[str, int], BLOCKS),
     (Iterator[str], BLOCKS),
+    (Receipt, BLOCKS),
+    ("Receipt | str", BLOCKS),
+    (Sized, NOTHING),
     (Response, NOTHING),  # an EventStream is one
     ("Response", NOTHING),
     (ResponseReturnValue, NOTHING),

@@ -75,3 +75,10 @@ def test_w2_root_reads_what_its_services_wrote(socket_path: str) -> None:
     path.write_text("unsaid\n")
     os.chown(path, 12345, 12345)
     assert read_sightings(socket_path) == {"unsaid"}
+
+
+def test_w2_a_pipe_in_the_place_of_the_file_holds_nobody_up(app: Flask, socket_path: str) -> None:
+    """Neither who reads nor who writes waits for its other end."""
+    os.mkfifo(socket_path + SUFFIX)
+    assert read_sightings(socket_path) == frozenset()
+    Sightings(socket_path).note(app, "unsaid")

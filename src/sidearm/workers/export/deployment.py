@@ -6,6 +6,8 @@ paths stream, how long a body may be, which forwarded headers it believes, where
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import mimetypes
 import re
 import sys
@@ -18,10 +20,10 @@ from urllib.parse import urlsplit
 
 from flask import Flask
 
-from ...bodies.raw import _LIMIT, marks
+from ...bodies.raw import limit_of
 from ...exceptions import ExportError
-from ..topology import Pool, Topology, static_folder_of
-from .locations import Location, location_of
+from ..topology import Pool, Route, Topology, static_folder_of
+from .locations import Location, location_of, precedence_of
 
 if TYPE_CHECKING:
     from ...settings import Settings
@@ -283,6 +285,25 @@ def prefix_of(text: str) -> str:
     return path
 
 
+def server_name_of(text: str) -> str:
+    """A front's host name as the files write it; nothing where any host is meant.
+
+    Raises:
+        ExportError: It is no host name (RFC 1123, 2.1) and no address.
+    """
+    bare = text.removeprefix("[").removesuffix("]")
+    with contextlib.suppress(ValueError):
+        address = ipaddress.ip_address(bare)
+        return f"[{address}]" if address.version == 6 else str(address)
+    label = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+    if text and not re.fullmatch(rf"(?:\*\.)?{label}(?:\.{label})*", text):
+        raise ExportError(
+            f"The server name is {text!r}. Give one host name without scheme, port or path, such"
+            " as shop.example (outside ASCII in its xn-- form)."
+        )
+    return text
+
+
 def host_of(app: Flask, settings: Settings) -> str:
     """The host name that the application's settings name, or nothing."""
     if settings.origin:
@@ -292,13 +313,23 @@ def host_of(app: Flask, settings: Settings) -> str:
 
 
 def _served(app: Flask, topology: Topology, prefix: str) -> Iterator[Served]:
-    """Locations of their own, one for each path; several rules may share one."""
-    groups: dict[str, list[Any]] = {}
+    """Locations of their own, one for each path; several rules may share one.
+
+    In Werkzeug's order, for a front takes the first regular expression that matches.
+    """
+    special: list[tuple[Route, Location, int | None]] = []
+    others: list[tuple[Route, Location, int | None]] = []
     for route in topology.routes:
         view = app.view_functions.get(route.endpoint)
-        limit = max((limit for _, limit in marks(view, _LIMIT)), default=None)
-        if route.streams or limit is not None or route.pool == "streaming":
-            groups.setdefault(location_of(route.source, prefix).pattern, []).append((route, limit))
+        limit = limit_of(view)
+        entry = route, location_of(route.source, prefix), limit
+        apart = route.streams or limit is not None or route.pool == "streaming"
+        (special if apart else others).append(entry)
+    # What a wider special location would take away needs one of its own, before that one.
+    special += [entry for entry in others if _is_hidden(entry[0], entry[1], special)]
+    groups: dict[str, list[Any]] = {}
+    for route, location, limit in sorted(special, key=lambda entry: precedence_of(entry[0].source)):
+        groups.setdefault(location.pattern, []).append((route, limit))
     limit_of_all = _number(app.config.get("MAX_CONTENT_LENGTH"))
     for group in groups.values():
         routes = [route for route, _ in group]
@@ -311,6 +342,19 @@ def _served(app: Flask, topology: Topology, prefix: str) -> Iterator[Served]:
             streams=any(route.streams for route in routes),
             body_limit=_with_margin(most) if limits and limit_of_all is not None else None,
         )
+
+
+def _is_hidden(
+    route: Route, location: Location, special: list[tuple[Route, Location, int | None]]
+) -> bool:
+    """Whether a front would take a path of this rule for one of a special, wider rule."""
+    if location.example is None:
+        return False
+    return any(
+        re.search(wider.pattern, location.example)
+        for other, wider, _ in special
+        if precedence_of(route.source) < precedence_of(other.source)
+    )
 
 
 def _static_files(app: Flask, topology: Topology, prefix: str) -> Iterator[StaticFiles]:

@@ -7,7 +7,12 @@ import re
 import pytest
 from werkzeug.routing import BaseConverter, Map, Rule
 
-from sidearm.workers.export.locations import Location, alternatives, location_of
+from sidearm.workers.export.locations import (
+    Location,
+    alternatives,
+    location_of,
+    precedence_of,
+)
 
 
 class Look(BaseConverter):
@@ -83,3 +88,21 @@ def test_w3_one_expression_for_several() -> None:
     assert re.search(joined, "/b/7")
     assert not re.search(joined, "/a/b")
     assert not re.search(joined, "/x/b/7")
+
+
+def test_w3_the_first_expression_that_matches_is_werkzeugs_choice() -> None:
+    """Whatever order the rules were written in, a front that takes the first one agrees."""
+    texts = [
+        "/<path:anything>",
+        "/<section>/live",
+        "/streams/<path:rest>",
+        "/streams/<channel>",
+        "/streams/<int:number>",
+        "/streams/stock",
+        "/streams/<channel>/log",
+    ]
+    urls = Map([Rule(text, endpoint=text) for text in texts])
+    rules = sorted(urls.iter_rules(), key=precedence_of)
+    for path in ("/streams/stock", "/streams/7", "/streams/x", "/streams/x/log", "/a/live", "/a/b"):
+        first = next(rule for rule in rules if re.search(location_of(rule).pattern, path))
+        assert first.rule == urls.bind("localhost").match(path)[0], path

@@ -12,7 +12,7 @@ from .system import Running, System
 
 PACE = 10  # events a second
 BURST = 100  # events at once
-WARM_UP = 3  # events
+WARM_UP = 20  # events; a new connection acknowledges its first 16 segments one by one
 PATIENCE = 150.0  # seconds for one phase
 SETTLE = 0.5  # seconds until a server has done what it does after a connect
 PAUSE = 0.5  # seconds between two publishes to a crowd

@@ -89,6 +89,26 @@ class TransactionAborted(SidearmError, RuntimeError):
         )
 
 
+class TaskDoomed(SidearmError, RuntimeError):
+    """Work was to be committed by hand in a task that is to fail; it is not committed.
+
+    Attributes:
+        resource: The resource's name.
+        task: The name of the task.
+        reason: What ``current_task.doom()`` was told.
+    """
+
+    def __init__(self, resource: str, task: str, reason: str) -> None:
+        self.resource = resource
+        self.task = task
+        self.reason = reason
+        super().__init__(
+            f"The transaction of {resource} cannot be committed: the task {task!r} is to fail"
+            f" ({reason}). Commit before current_task.doom(), or do in 'with arm.task(\"name\"):'"
+            " what is to stay."
+        )
+
+
 class NotWhileWaiting(SidearmError, RuntimeError):
     """A Redis command has no true answer, since something waits for the commit.
 

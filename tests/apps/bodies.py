@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,20 @@ def endless() -> Response:
         get_db().execute("INSERT INTO notes (text) VALUES ('endless')")
         while True:
             yield b"x" * 65536
+
+    return Response(body())
+
+
+@app.get("/hanging")
+def hanging() -> Response:
+    @stream_with_context
+    def body() -> Iterator[bytes]:
+        get_db().execute("INSERT INTO notes (text) VALUES ('hanging')")
+        try:
+            while True:
+                yield b"x" * 65536
+        finally:
+            threading.Event().wait()
 
     return Response(body())
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from flask import Flask, Response, current_app, send_file, stream_with_context
+from flasks import raises
 from werkzeug.test import EnvironBuilder
 
 from sidearm import Sidearm, after_commit, after_response, current_task
@@ -311,7 +312,7 @@ def test_t8_it_runs_although_a_callback_ends_the_process(
 
     app.cli.command("work")(work)
     app.add_url_rule("/", view_func=work)
-    with pytest.raises(Killed):
+    with raises(Killed):
         if kind == "request":
             app.test_client().get("/", buffered=True)
         elif kind == "command":

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from flask import Flask, Response, abort, stream_with_context
+from flasks import raises
 from werkzeug.test import EnvironBuilder
 
 from sidearm import Sidearm, after_commit, after_rollback, current_task, publish
@@ -131,7 +132,7 @@ def test_t6_a_commit_that_fails_is_no_end_like_others(app: Flask, ledger: Any, s
         return Response(stream_with_context(body()))
 
     serve(view)
-    with pytest.raises(Broken):
+    with raises(Broken):
         _ = app.test_client().get("/").data
     assert ledger.lines == ["claim thing", "commit thing", "rollback thing", "release thing"]
 
@@ -311,6 +312,24 @@ def test_t6_ss09_clients_that_read_and_clients_that_leave(server: Server) -> Non
         expected = ends * turn
         server.wait_until(lambda: ask(server, "/records") == expected, 30, "the body's end")  # noqa: B023
     assert ask(server, "/saved") == ["finite", "finite"]
+
+
+def test_t6_ss20_a_clean_up_that_hangs_ends_with_its_worker(tmp_path: Path) -> None:
+    """The server gives it up after its own deadline, and says so; nothing of it is saved."""
+    with closing(sqlite3.connect(tmp_path / "notes.db")) as connection:
+        connection.execute("CREATE TABLE notes (text TEXT)")
+    env = {"NOTES": str(tmp_path / "notes.db")}
+    # Loading the application is no part of what a worker has five seconds for.
+    args = ["--timeout", "5", "--preload"]
+    with GunicornServer("bodies:app", cwd=APPS, env=env, args=args) as server:
+        with urllib.request.urlopen(f"{server.url}/finite", None, 30) as response:
+            assert response.read() == b"onetwo"  # one that ends in time: no warning
+        assert "TIMEOUT" not in server.log_text()
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+            client.sendall(b"GET /hanging HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert client.recv(65536).startswith(b"HTTP/1.1 200")
+        server.wait_for_log("WORKER TIMEOUT", 60)
+        assert ask(server, "/saved") == ["finite"]
 
 
 @pytest.mark.timeout(60)

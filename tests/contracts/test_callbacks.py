@@ -206,10 +206,10 @@ def test_dj_13_nothing_is_left_to_run_after_a_callback_that_raised(
 
 
 @pytest.mark.parametrize("claims", [True, False])
-def test_dj_14_one_failing_callback_stops_no_other(
+def test_dj_14_15_one_failing_callback_stops_no_other(
     handled: Flask, notes: Any, serve: Any, caplog: pytest.LogCaptureFixture, claims: bool
 ) -> None:
-    """The rows stay, the rest runs, one ERROR names the function; DJ-15: without resources too."""
+    """The rows stay, the rest runs, one ERROR names the function; without a resource too."""
     ran = []
     error = Broken("no such host")
 

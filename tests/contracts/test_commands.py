@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from flasks import own
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -161,7 +162,7 @@ def test_t1_a_commit_that_fails_fails_the_command_of_a_runner(
     """The same in a test's runner."""
     result = commands.app.test_cli_runner().invoke(args=["broken"])
     assert result.exit_code != 0
-    assert isinstance(result.exception, sqlite3.IntegrityError)
+    assert isinstance(own(result.exception), sqlite3.IntegrityError)
     assert database.marks() == ["rolled back"]
 
 

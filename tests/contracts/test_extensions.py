@@ -20,6 +20,7 @@ from flask import (
     redirect,
     stream_with_context,
 )
+from flasks import before_3_2
 
 from sidearm import Sidearm, after_commit, after_rollback, current_task
 
@@ -366,6 +367,7 @@ def test_t4_the_toolbar_shows_the_statements_of_a_task(
 # -- what claims where a context is pushed
 
 
+@before_3_2
 def test_t1_a_claim_where_flask_pushes_the_application_context_is_a_task_of_its_own(
     handled: Flask, ledger: Any, serve: Any
 ) -> None:

@@ -18,6 +18,7 @@ from wsgiref.validate import validator
 
 import pytest
 from flask import Flask, Response, abort, g, stream_with_context
+from flasks import raises
 from werkzeug.test import EnvironBuilder
 
 from sidearm import EventStream, Sidearm, after_commit, event_stream, publish
@@ -339,7 +340,7 @@ def test_footgun_4_the_slides_failing_commit_escapes(slide: Slide) -> None:
         order(slide, user=42)
         return "ok"
 
-    with pytest.raises(sqlite3.IntegrityError):
+    with raises(sqlite3.IntegrityError):
         call(slide.app)
     assert handled == []
     assert (slide.pool.claims, slide.pool.releases) == (1, 0)
@@ -386,7 +387,7 @@ def test_footgun_5_the_slides_failing_callback_takes_everything_down(slide: Slid
     """Data committed, but the client sees an error; the rest is skipped, the connection leaked."""
     ran: list[str] = []
     with_failing_callback(slide, ran)
-    with pytest.raises(Broken):
+    with raises(Broken):
         call(slide.app)
     assert slide.pool.orders() == ["order"]
     assert ran == ["mail"]

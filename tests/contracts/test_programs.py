@@ -10,6 +10,7 @@ events must be exactly those that the oracle says, in its order, with nothing le
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sqlite3
 from contextlib import closing
@@ -21,6 +22,7 @@ from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
 from sidearm import Sidearm, after_commit, current_task, publish
+from sidearm.exceptions import TaskDoomed
 from sidearm.testing import capture
 
 from .conftest import make_store
@@ -159,8 +161,11 @@ class Machine:
                     current_task.doom(name)
                 case "keep":
                     current_task.keep()
-                case "commit" | "rollback":
-                    getattr(store, step[0])()
+                case "commit":
+                    with contextlib.suppress(TaskDoomed):
+                        store.commit()
+                case "rollback":
+                    store.rollback()
                 case "savepoint":
                     self._block(current_task.savepoint(), step, depth)
                 case "task":
@@ -238,6 +243,8 @@ class Oracle:
                     inner.settle(succeeds=not step[2])
 
     def commit_by_hand(self) -> None:
+        if self.doomed:
+            return
         self.rows += self.writes
         self.writes.clear()
         leaving = [each for each in self.held if each[2]]
@@ -273,6 +280,7 @@ def foresee(program: list[Step], end: str, body: list[Step], *, explicit: bool) 
     committed = view.settle(succeeds=not raised and end not in {"409", "500"})
     if end.startswith("body"):
         sent = Oracle(world, 0, explicit=explicit)
+        sent.doomed = view.doomed
         sent.do(body)
         # keep() of the view or of the body is about responses; a body has its own ways to end.
         sent.kept = False

@@ -176,7 +176,7 @@ def test_ra_06_the_same_function_in_the_task_and_in_two_savepoints(work: Work, r
     check(work, ["task"])
 
 
-def test_tx_12_and_13_first_claimed_in_a_savepoint(work: Work, run: Any) -> None:
+def test_tx_12_tx_13_first_claimed_in_a_savepoint(work: Work, run: Any) -> None:
     """Rolled back with it, usable again, and what is done then is saved by one commit."""
 
     def task() -> None:

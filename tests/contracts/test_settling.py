@@ -20,6 +20,7 @@ from flask import (
     session,
 )
 from flask.sessions import SecureCookieSessionInterface
+from flasks import raises
 from werkzeug.exceptions import HTTPException
 from werkzeug.test import EnvironBuilder
 
@@ -177,7 +178,7 @@ def test_tx_07_nothing_is_said_to_be_saved_when_nothing_was(
     assert not getattr(error, "__notes__", [])
 
 
-def test_ra_04_no_callback_runs_after_a_failing_commit(
+def test_ra_04_tx_10_no_callback_runs_after_a_failing_commit(
     arm: Sidearm, app: Flask, ledger: Any
 ) -> None:
     """``after_commit`` callbacks do not run when the commit fails, ``after_rollback`` ones do."""
@@ -974,7 +975,7 @@ def test_t5_a_commit_that_fails_in_every_kind_of_task_is_raised(
     """Outside a request a failing commit is raised where the work ends, after the release."""
     thing = ledger.resource("thing", commit=CommitError())
     for block in (arm.task("block"), app.app_context(), app.test_request_context()):
-        with pytest.raises(CommitError), block:
+        with raises(CommitError), block:
             thing()
     assert ledger.count("commit") == ledger.count("release") == 3
 
@@ -989,7 +990,7 @@ def test_t5_a_failing_commit_does_not_skip_others_teardown_functions(
     def teardown(_: Any) -> None:
         ledger.lines.append("teardown")
 
-    with pytest.raises(CommitError), app.app_context():
+    with raises(CommitError), app.app_context():
         thing()
     assert ledger.lines.count("teardown") == 1
     assert ledger.count("release") == 1

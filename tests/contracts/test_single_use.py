@@ -14,6 +14,7 @@ from flask import Flask, Response, redirect, render_template_string, request, ur
 from flask.views import MethodView
 from flask_sqlalchemy import SQLAlchemy
 from flask_wtf import CSRFProtect
+from flasks import REDIRECT_STATUS
 from jinja2 import DictLoader
 from sqlalchemy import MetaData, create_engine
 from sqlalchemy.orm import scoped_session, sessionmaker
@@ -461,7 +462,8 @@ def test_s2_the_plain_page_takes_words(path: Path, arm: Sidearm) -> None:
     page = site.client.get(url).text
     assert "<h1>Leave &lt;us&gt;?</h1>" in page
     assert "Yes</button>" in page
-    assert [site.post(url), site.post(url)] == [302, 302]  # not for one use: it asks, that is all
+    # Not for one use: it asks, that is all.
+    assert [site.post(url), site.post(url)] == [REDIRECT_STATUS, REDIRECT_STATUS]
 
 
 @pytest.mark.parametrize("base_url", ["http://localhost", "https://localhost"])
@@ -594,7 +596,7 @@ def test_s2_once_below_a_log_in_that_turns_away(plain_site: Site) -> None:
         plain_site.post(f"{url}?user=1"),
         plain_site.post(f"{url}?user=1"),
     ]
-    assert statuses == [302, 200, 410]
+    assert statuses == [REDIRECT_STATUS, 200, 410]
 
 
 def test_s2_class_based_views(plain_site: Site) -> None:

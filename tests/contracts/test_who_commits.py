@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from sqlalchemy.exc import IntegrityError, PendingRollbackError
 
-from sidearm import Sidearm, after_commit, after_rollback, publish
+from sidearm import Sidearm, after_commit, after_rollback, current_task, publish
+from sidearm.exceptions import TaskDoomed
 from sidearm.resources.sqlite import SQLite
 from sidearm.signals import held_dropped
 
@@ -783,3 +785,80 @@ def test_t13_a_callbacks_commit_saves_nothing_that_nobody_committed(
         after_commit(lambda: explicit.write("of the callback"))
         explicit.write("forgotten")
     assert explicit.saved() == ["of the callback"]
+
+
+@pytest.mark.parametrize("commit", ["task", "explicit"])
+def test_tx_04_a_commit_by_hand_in_a_doomed_task_is_refused(
+    app: Flask, make: Any, serve: Any, commit: str
+) -> None:
+    """It says why, and nothing is committed; what runs after the rollback may commit again."""
+    store = make("flask-sqlalchemy", commit)
+
+    def audit() -> None:
+        store.write("what happened")
+        store.db.session.commit()
+
+    def view() -> str:
+        store.write("work")
+        after_rollback(audit)
+        current_task.doom("sold out")
+        with pytest.raises(TaskDoomed, match=r"db\.session .* 'view' is to fail .sold out"):
+            store.db.session.commit()
+        return "ok"
+
+    serve(view)
+    assert app.test_client().get("/").status_code == 200
+    assert store.saved() == ["what happened"]
+    assert store.out() == 0
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda connection: connection.commit(),
+        lambda connection: connection.execute(" commit"),
+        lambda connection: connection.cursor().execute("END"),
+        lambda connection: connection.executescript("SELECT 1"),
+        lambda connection: connection.cursor().executescript("SELECT 1"),
+        lambda connection: connection.__exit__(None, None, None),
+    ],
+    ids=["method", "statement", "cursor", "script", "cursor's script", "block"],
+)
+def test_tx_04_every_way_to_commit_a_connection_of_sqlite3(
+    app: Flask, make: Any, serve: Any, end: Any
+) -> None:
+    """Python's module has several."""
+    store = make("sqlite3", "explicit")
+
+    def view() -> str:
+        store.write("work")
+        current_task.doom("sold out")
+        with pytest.raises(TaskDoomed):
+            end(store.connection())
+        return "ok"
+
+    serve(view)
+    assert app.test_client().get("/").status_code == 200
+    assert store.saved() == []
+    assert store.out() == 0
+
+
+def test_tx_06_work_after_a_commit_by_hand_that_failed_is_refused(
+    handled: Flask, make: Any, serve: Any
+) -> None:
+    """With the first error shown; swallowing that one does not make a success of it."""
+    store = make("flask-sqlalchemy", "task")
+    session = store.db.session
+
+    def view() -> str:
+        session.add_all([store.Note(id=7, text="one"), store.Note(id=7, text="another")])
+        with pytest.raises(IntegrityError):
+            session.commit()
+        with pytest.raises(PendingRollbackError, match="UNIQUE constraint failed"):
+            store.rows()
+        return "ok"
+
+    serve(view)
+    assert handled.test_client().get("/").status_code == 500
+    assert store.saved() == []
+    assert store.out() == 0

@@ -413,9 +413,11 @@ def _connections_of(session: Session) -> list[Any]:
 
 
 def _before_commit(session: Session) -> None:
-    """Refuse also by hand what the database would answer with a rollback."""
+    """Refuse by hand what the task would refuse, or the database answer with a rollback."""
     claim = _claim_of(session)
     if claim is not None and not session.in_nested_transaction():
+        if claim.round is not None:
+            claim.round.refuse_if_doomed(claim.resource)
         claim.refuse_aborted()
 
 

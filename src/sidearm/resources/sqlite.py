@@ -21,6 +21,7 @@ class Connection(sqlite3.Connection):
 
     def commit(self) -> None:
         """Commit the open transaction."""
+        self.about_to_commit()
         super().commit()
         self._tell("commit")
 
@@ -38,6 +39,7 @@ class Connection(sqlite3.Connection):
     def execute(self, sql: str, *parameters: Any) -> sqlite3.Cursor:
         """Execute a statement; ``COMMIT`` and ``ROLLBACK`` end the transaction like the methods."""
         before = self.in_transaction
+        self.about_to_execute(sql)
         with _failures(self):
             cursor = super().execute(sql, *parameters)
         self.statement_ended(sql, before=before)
@@ -51,10 +53,31 @@ class Connection(sqlite3.Connection):
     def executescript(self, sql: str) -> sqlite3.Cursor:
         """Execute a script, before which sqlite3 commits."""
         before = self.in_transaction
+        if before:
+            self.about_to_commit()
         cursor = super().executescript(sql)
         if before:
             self.script_ended()
         return cursor
+
+    def about_to_commit(self) -> None:
+        """Refuse a commit by hand that the task refuses.
+
+        Raises:
+            TaskDoomed: It was told to fail.
+        """
+        claim = self.sidearm_claim
+        if claim is not None and claim.round is not None:
+            claim.round.refuse_if_doomed(claim.resource)
+
+    def about_to_execute(self, sql: str) -> None:
+        """The same, where a statement would commit.
+
+        Raises:
+            TaskDoomed: The task was told to fail.
+        """
+        if _commits(sql):
+            self.about_to_commit()
 
     def script_ended(self) -> None:
         """Tell that a script has begun with a commit."""
@@ -63,8 +86,7 @@ class Connection(sqlite3.Connection):
     def statement_ended(self, sql: str, *, before: bool) -> None:
         """Tell if a statement has ended the transaction that was open before it."""
         if before and not self.in_transaction:
-            ends_well = sql.lstrip().upper().startswith(("COMMIT", "END"))
-            self._tell("commit" if ends_well else "rollback")
+            self._tell("commit" if _commits(sql) else "rollback")
 
     def statement_failed(self, *, before: bool) -> None:
         """Tell if SQLite has rolled everything back for a statement, as it does for a full disk."""
@@ -79,6 +101,8 @@ class Connection(sqlite3.Connection):
         traceback: TracebackType | None,
     ) -> Literal[False]:
         # The C implementation commits without calling the methods above.
+        if exc_type is None:
+            self.about_to_commit()
         result = super().__exit__(exc_type, exc, traceback)
         self._tell("commit" if exc_type is None else "rollback")
         return result
@@ -95,6 +119,8 @@ class Cursor(sqlite3.Cursor):
         """Execute a statement; ``COMMIT`` and ``ROLLBACK`` are seen."""
         connection = self.connection
         before = connection.in_transaction
+        if isinstance(connection, Connection):
+            connection.about_to_execute(sql)
         with _failures(connection):
             super().execute(sql, *parameters)
         if isinstance(connection, Connection):
@@ -111,10 +137,16 @@ class Cursor(sqlite3.Cursor):
         """Execute a script, before which sqlite3 commits."""
         connection = self.connection
         before = connection.in_transaction
+        if before and isinstance(connection, Connection):
+            connection.about_to_commit()
         super().executescript(sql)
         if before and isinstance(connection, Connection):
             connection.script_ended()
         return self
+
+
+def _commits(sql: str) -> bool:
+    return sql.lstrip()[:6].upper().startswith(("COMMIT", "END"))
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from .claims import Resource
 from .commands import COMMAND, CommandLine, command_line
 from .flask_contexts import (
     app_context_of,
+    block_context,
     current_app_context,
     current_request_context,
     is_pushed,
@@ -259,7 +260,7 @@ class TaskBlock:
         app = self._app or the_app(f"arm.task({self._name!r})", self._apps or weakref.WeakSet())
         state = state_of(app)
         state.place_hooks(app)
-        app_context = app.app_context()
+        app_context = block_context(app)
         resumes = [resume for each in self._resources if (resume := each.suspend())]
         try:
             app_context.push()

@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from flask import appcontext_popped, appcontext_pushed
 from flask import globals as flask_globals
+from flask.ctx import AppContext
 from flask.globals import _cv_app
 
 if TYPE_CHECKING:
-    from flask.ctx import AppContext
+    from flask import Flask
     from flask.sessions import SessionMixin
 
 _cv_request: Any = getattr(flask_globals, "_cv_request", None)
@@ -27,9 +29,10 @@ current_app_context: Callable[[None], AppContext | None] = _cv_app.get
 
 def _find_request_context(default: None) -> Any:
     context: Any = _cv_app.get(default)
-    while context is not None and context._request is None:  # an application's, inside of it
+    # An application's may stand inside of it.
+    while context is not None and (context._request is None or type(context) is _BlockContext):
         outer = context._cv_token.old_value if context._cv_token is not None else None
-        context = outer if isinstance(outer, type(context)) else None
+        context = outer if isinstance(outer, AppContext) else None
     return context
 
 
@@ -39,6 +42,68 @@ current_request_context: Callable[[None], Any] = (
 )
 
 if MERGED:
+
+    def _of_outer(name: str) -> Any:
+        return property(
+            lambda self: getattr(self._outer, name),
+            lambda self, value: setattr(self._outer, name, value),
+        )
+
+    class _BlockContext(AppContext):
+        """An application context in which the request around it is still there.
+
+        An ordinary one hides it since 3.2. This one has its own ``g`` and its own end; what belongs
+        to the request is the request's, and ends with it.
+        """
+
+        _request = _of_outer("_request")
+        _session = _of_outer("_session")
+        _flashes = _of_outer("_flashes")
+        _after_request_functions = _of_outer("_after_request_functions")
+
+        def __init__(self, outer: Any) -> None:
+            self._outer = outer
+            self.app = outer.app
+            self.g = outer.app.app_ctx_globals_class()
+            self.url_adapter = outer.url_adapter
+            self._cv_token: Any = None
+            self._push_count = 0
+
+        def push(self) -> None:
+            self._push_count += 1
+            if self._cv_token is None:
+                self._cv_token = _cv_app.set(self)
+                appcontext_pushed.send(self.app, _async_wrapper=self.app.ensure_sync)
+
+        def pop(self, exc: BaseException | None = None) -> None:
+            if _cv_app.get(None) is not self:
+                raise RuntimeError(f"Cannot pop this context ({self!r}), it is not the active one.")
+            self._push_count -= 1
+            if self._push_count:
+                return
+            try:
+                self.app.do_teardown_appcontext(self, exc)  # type: ignore[arg-type, call-arg]
+            finally:
+                _cv_app.reset(self._cv_token)
+                self._cv_token = None
+                appcontext_popped.send(self.app, _async_wrapper=self.app.ensure_sync)
+
+        # What carries the context along (``copy_current_request_context``) or holds it open
+        # (``stream_with_context``) may outlive the block: it gets the request's.
+
+        def copy(self) -> Any:
+            return self._outer.copy()
+
+        def __enter__(self) -> Any:
+            return self._outer.__enter__()
+
+        def __exit__(self, *exc_info: object) -> None:
+            self._outer.__exit__(*exc_info)
+
+    def block_context(app: Flask) -> AppContext:
+        """A new application context for a block of code, in which the request stays visible."""
+        outer = _find_request_context(None)
+        return app.app_context() if outer is None or outer.app is not app else _BlockContext(outer)
 
     def context_first() -> tuple[Any, ...]:
         """What Flask's own methods take first: the context (3.2), or nothing."""
@@ -58,6 +123,9 @@ if MERGED:
         request_context._flashes = None
 
 else:
+
+    def block_context(app: Flask) -> AppContext:
+        return app.app_context()
 
     def context_first() -> tuple[Any, ...]:
         return ()

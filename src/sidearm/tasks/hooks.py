@@ -202,8 +202,7 @@ def _watch_context_teardown(app: Flask) -> Callable[..., None]:
             raised = exc
             errors.append(exc)
         if TASK in values or COMMAND in values:
-            errors += _settle_context(app_context, raised or _exception_in(args, named))
-            values[GONE] = push_of(app_context)
+            errors += _settle_for_good(app_context, raised or _exception_in(args, named))
         if errors:
             raise combine(errors)
 
@@ -275,10 +274,18 @@ def _settle_context(app_context: Any, exc: BaseException | None) -> list[BaseExc
         errors += _settle(task, values.get(FAILED) or outcome.by_leaving(exc, task))
         # It is not there any more for what comes: a teardown function, or another push.
         values.pop(TASK, None)
-    elif task is not None:  # a request's, which has this context too
-        if task.round.state is OPEN:
-            errors += _settle_request(task, exc, app_context)
+    elif task is not None and task.round.state is OPEN:  # a request's, which has this context too
+        errors += _settle_request(task, exc, app_context)
+    return errors
+
+
+def _settle_for_good(app_context: Any, exc: BaseException | None) -> list[BaseException]:
+    """Settle what teardown functions have claimed; whoever claims from now on is too late."""
+    task: Task | None = app_context.__dict__.get(TASK)
+    if task is not None and task.kind != "context":  # a request's, whose context this is too
         task.torn_down = push_of(app_context)
+    errors = _settle_context(app_context, exc)
+    setattr(app_context, GONE, push_of(app_context))
     return errors
 
 

@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager
 from time import monotonic_ns, perf_counter, time
 from typing import Any, NoReturn, TypeVar
 
-from ..exceptions import TaskSettled
+from ..exceptions import TaskDoomed, TaskSettled
 from ..signals import callback_failed, callback_ran, held_dropped, release_failed
 from .callbacks import Held, check_callable
 from .claims import UNDECIDED, Claim, Resource, Transaction
@@ -32,6 +32,7 @@ logger = logging.getLogger("sidearm.tasks")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_DOOMABLE = ("work", "body")  # kinds of rounds that doom() is about
 OPEN = "open"
 COMMITTING = "committing"
 ROLLING_BACK = "rolling back"
@@ -483,6 +484,18 @@ class Round:
         return self._parents_claim(claim.resource) is not claim
 
     # -- transactions that the application ends by hand
+
+    def refuse_if_doomed(self, resource: Resource) -> None:
+        """Refuse a commit by hand in a task that was told to fail.
+
+        A callback that runs after the settling may commit.
+
+        Raises:
+            TaskDoomed: It was.
+        """
+        task = self.task
+        if task.doomed is not None and self.state is OPEN and self.kind in _DOOMABLE:
+            raise TaskDoomed(resource.name, task.name, task.doomed)
 
     def transaction_ended(self, transaction: Transaction, how: str) -> None:
         """Take note that a transaction of this round's claims ended.

@@ -30,11 +30,12 @@ import socket
 from typing import TYPE_CHECKING, Any
 
 from ..hub import platform
+from .servers import NotPossible
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from _typeshed.wsgi import WSGIEnvironment
+    from .servers import ServerSocket
 
 logger = logging.getLogger("sidearm.events")
 
@@ -52,55 +53,6 @@ _DROPPED_FIELD = re.compile(
 _FORBIDDEN_FIELD = re.compile(rb"\r\n[ \t]*(content-(?:length|encoding))[ \t]*:", re.IGNORECASE)
 
 
-class NotPossible(Exception):
-    """The stream cannot be handed off; the message is the reason, for the log."""
-
-
-# Finding the socket
-
-
-def find_socket(environ: WSGIEnvironment) -> Any:
-    """Return the server's own socket object for this request's client.
-
-    Raises:
-        NotPossible: The server gives none, or one that cannot be handed over.
-    """
-    protocol = str(environ.get("SERVER_PROTOCOL", ""))
-    # Not HTTP_VERSION, which a client's own "Version" header sets.
-    if not protocol.startswith("HTTP/1."):
-        raise NotPossible(f"{protocol or 'an unnamed protocol'} shares one connection")
-    for find in FINDERS:
-        found = find(environ)
-        if found is not None:
-            _check_kind(found)
-            return found
-    server = environ.get("SERVER_SOFTWARE") or "unnamed"
-    raise NotPossible(f"the server ({server}) does not give the client's socket")
-
-
-def _gunicorn_socket(environ: WSGIEnvironment) -> Any:
-    """The sync and gthread workers' socket."""
-    return environ.get("gunicorn.socket")
-
-
-def _werkzeug_socket(environ: WSGIEnvironment) -> Any:
-    """The development server's socket (``flask run``)."""
-    return environ.get("werkzeug.socket")
-
-
-#: One function for each server that gives its socket; each returns it, or None.
-FINDERS: tuple[Callable[[WSGIEnvironment], Any], ...] = (_gunicorn_socket, _werkzeug_socket)
-
-
-def _check_kind(server_socket: Any) -> None:
-    for cls in type(server_socket).__mro__:
-        # By name: gevent, eventlet and pyOpenSSL have TLS sockets of their own.
-        if cls.__name__ == "SSLSocket":
-            raise NotPossible("the server speaks TLS itself")
-        if cls.__module__.startswith("gevent."):
-            raise NotPossible("gevent's event loop still watches the socket")
-
-
 # Taking it
 
 
@@ -111,13 +63,13 @@ class StandIn:
         client: The client's socket.
     """
 
-    def __init__(self, server_fd: int) -> None:
+    def __init__(self, server_socket: ServerSocket) -> None:
         """Put the stand-in over the server's descriptor.
 
         Raises:
             OSError: The descriptor is closed, or the process has no descriptors left.
         """
-        self._server_fd = server_fd
+        server_fd = self._server_fd = server_socket.fileno()
         self._captured = bytearray()
         self._open = True
         with contextlib.ExitStack() as undo:
@@ -130,6 +82,7 @@ class StandIn:
                 os.set_blocking(near.fileno(), os.get_blocking(server_fd))
                 self._far.setblocking(False)
                 self._identity = _identity(near.fileno())
+                server_socket.forget()
                 os.dup2(near.fileno(), server_fd, inheritable=False)
             finally:
                 near.close()
@@ -186,7 +139,7 @@ def _identity(fd: int) -> tuple[int, int] | None:
 
 
 def hand_off(
-    server_socket: Any,
+    server_socket: ServerSocket,
     give: Callable[[int], bool],
     answer: Callable[[], bytes],
     retry: bytes = b"",
@@ -197,14 +150,14 @@ def hand_off(
     nothing to give back; closed in between, it gives the socket back.
 
     Args:
-        server_socket: From :func:`find_socket`.
+        server_socket: From :func:`~sidearm.events.servers.find_socket`.
         give: Passes a descriptor to the hub; tells whether the hub was there to take it.
         answer: What the client gets if it stays: the answer to one poll.
         retry: What follows the head of a client that leaves: when to come back, should the hub
             die, or have no room for it, on the way.
     """
     try:
-        stand_in = StandIn(server_socket.fileno())
+        stand_in = StandIn(server_socket)
     except OSError as error:
         log_once(f"the client's socket cannot be duplicated ({error})")
         yield answer()
@@ -221,6 +174,7 @@ def hand_off(
             log_once(str(reason))
         else:
             _send_away(stand_in, head + COMMENT + retry, give, answer)
+            server_socket.done()
             return
     finally:
         stand_in.restore()

@@ -25,8 +25,9 @@ from ..hub.position import is_end
 from ..tasks.context import require_task
 from ..tasks.state import state_of
 from .closing import check_tags
-from .handoff import NotPossible, find_socket, hand_off, log_once
+from .handoff import hand_off, log_once
 from .polling import poll, spread_out
+from .servers import NotPossible, find_socket
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment

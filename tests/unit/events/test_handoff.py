@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 import os
 import socket
-import ssl
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
 from sidearm.events import handoff
-from sidearm.events.handoff import COMMENT, NotPossible, find_socket, hand_off, head_for_hub
+from sidearm.events.handoff import COMMENT, hand_off, head_for_hub
+from sidearm.events.servers import ServerSocket
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -44,7 +44,7 @@ class Connection:
         return self.hub_is_there
 
     def body(self) -> Iterator[bytes]:
-        return hand_off(self.server, self.give, lambda: ANSWER)
+        return hand_off(ServerSocket(self.server), self.give, lambda: ANSWER)
 
     def serve(self, body: Iterable[bytes], head: bytes = PLAIN_HEAD) -> None:
         """Write head and body as a server does: the head with the first piece."""
@@ -107,7 +107,9 @@ def test_h7_a_client_that_is_lost_on_its_way_knows_when_to_come_back(
     connection: Connection,
 ) -> None:
     """The worker says it with the head: a hub that dies, or has no room, says nothing more."""
-    body = hand_off(connection.server, connection.give, lambda: ANSWER, b"retry: 1234\n\n")
+    body = hand_off(
+        ServerSocket(connection.server), connection.give, lambda: ANSWER, b"retry: 1234\n\n"
+    )
     connection.serve(body)
 
     assert connection.received() == HUB_HEAD + COMMENT + b"retry: 1234\n\n"
@@ -278,49 +280,6 @@ def test_the_head_keeps_a_header_whose_value_names_a_dropped_one() -> None:
     assert head_for_hub(written) == (
         b"HTTP/1.0 200\r\nX-Connection: close\r\nVary: Connection\r\nConnection: close\r\n\r\n"
     )
-
-
-# Finding the socket
-
-
-class TlsSocket(ssl.SSLSocket):
-    def __init__(self) -> None:  # a real one would need a handshake
-        pass
-
-    def __del__(self) -> None:
-        pass
-
-
-GeventSocket = type("socket", (), {"__module__": "gevent._socket3"})
-
-
-@pytest.mark.parametrize("key", ["gunicorn.socket", "werkzeug.socket"])
-def test_the_socket_is_found_by_its_servers_name(key: str, connection: Connection) -> None:
-    """Both gunicorn's blocking workers and the development server give it in the environ."""
-    environ: dict[str, Any] = {"SERVER_PROTOCOL": "HTTP/1.1", key: connection.server}
-
-    assert find_socket(environ) is connection.server
-
-
-@pytest.mark.parametrize(
-    ("environ", "reason"),
-    [
-        ({"SERVER_PROTOCOL": "HTTP/1.1"}, "does not give the client's socket"),
-        ({"SERVER_PROTOCOL": "HTTP/1.1", "SERVER_SOFTWARE": "waitress"}, "waitress"),
-        ({"SERVER_PROTOCOL": "HTTP/2", "gunicorn.socket": object()}, "HTTP/2"),
-        ({}, "unnamed protocol"),
-        ({"SERVER_PROTOCOL": "HTTP/1.1", "werkzeug.socket": TlsSocket()}, "TLS"),
-        ({"SERVER_PROTOCOL": "HTTP/1.1", "gunicorn.socket": GeventSocket()}, "gevent"),
-    ],
-    ids=["none", "named server", "HTTP/2", "nothing", "TLS", "gevent"],
-)
-def test_where_no_socket_can_be_had_the_reason_is_told(
-    environ: dict[str, Any], reason: str
-) -> None:
-    """The log line can name what stands in the way."""
-    with pytest.raises(NotPossible) as caught:
-        find_socket(environ)
-    assert reason in str(caught.value)
 
 
 def test_each_reason_is_logged_once_in_a_process(reasons: list[str]) -> None:

@@ -5,109 +5,38 @@ from __future__ import annotations
 import http.client
 import os
 import resource
-import shutil
 import signal
 import socket
 import sqlite3
-import tempfile
 import threading
-import urllib.request
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack, closing, suppress
+from typing import TYPE_CHECKING
 
 import msgspec
 import pytest
+from live_servers import (
+    THREADS,
+    Live,
+    collect,
+    held,
+    make_server,
+    next_event,
+    private_folder,
+    serving,
+    sources,
+)
 
-from sidearm.exceptions import HubError, StreamEnded
-from sidearm.hub.client import HubClient, ask_figures
+from sidearm.exceptions import HubError
+from sidearm.hub.client import HubClient
 from sidearm.hub.config import HubConfig
 from sidearm.hub.eventstream import encode_body
-from sidearm.testing import EventSource, FlaskRunServer, GunicornServer, HubServer, Server
+from sidearm.testing import EventSource, FlaskRunServer, HubServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
+    from pathlib import Path
 
-    from sidearm.hub.eventstream import Event
-    from sidearm.hub.messages import Figures
-
-APPS = Path(__file__).parent.parent / "apps"
-# A stream that held a worker up would hold it for this long, which no test waits.
-GRACE = ["--graceful-timeout", "600"]  # seconds
-THREADS = 4  # of the worker that has some
 SERVERS = ["gunicorn sync", "gunicorn gthread", "flask run"]
-
-
-@dataclass
-class Live:
-    """A server, the hub that it hands its streams to, and how to ask both."""
-
-    server: Server
-    socket_path: str
-
-    @property
-    def url(self) -> str:
-        return self.server.url
-
-    def get(self, path: str, *, data: bytes | None = None, timeout: float = 30) -> bytes:
-        with urllib.request.urlopen(self.url + path, data, timeout) as response:
-            body: bytes = response.read()
-            return body
-
-    def publish(self, channel: str, *lines: str) -> None:
-        assert self.get(f"/publish/{channel}", data="\n".join(lines).encode()) == b"published"
-
-    def process(self) -> dict[str, int]:
-        return msgspec.json.decode(self.get("/process"), type=dict[str, int])
-
-    def figures(self) -> Figures:
-        return ask_figures(self.socket_path, 30)
-
-    def wait_until(self, condition: Callable[[], bool], what: str) -> None:
-        self.server.wait_until(condition, timeout=30, what=what)
-
-    def wait_for_subscribers(self, count: int) -> None:
-        self.wait_until(lambda: self.figures().subscribers == count, f"{count} subscribers")
-
-
-@contextmanager
-def private_folder() -> Iterator[Path]:
-    folder = Path(tempfile.mkdtemp(prefix="sa-", dir="/tmp"))  # short enough for a socket
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder)
-
-
-def make_server(
-    name: str, socket_path: str, app: str = "streams:app", env: dict[str, str] | None = None
-) -> Server:
-    options: dict[str, Any] = {
-        "cwd": APPS,
-        "env": {"SIDEARM_SOCKET": socket_path, **(env or {})},
-        "start_timeout": 60,  # seconds, on a machine that does much else
-        "stop_timeout": 60,
-    }
-    if name == "flask run":
-        return FlaskRunServer(app, **options)
-    if name == "gunicorn gthread":
-        return GunicornServer(app, worker_class="gthread", threads=THREADS, args=GRACE, **options)
-    return GunicornServer(app, args=GRACE, **options)
-
-
-@contextmanager
-def serving(
-    name: str, app: str = "streams:app", env: dict[str, str] | None = None
-) -> Iterator[Live]:
-    """One worker and its hub: a process of its own, or the one that ``flask run`` starts."""
-    with ExitStack() as stack:
-        if name == "flask run":
-            socket_path = str(stack.enter_context(private_folder()) / "hub.sock")
-        else:
-            socket_path = stack.enter_context(HubServer(start_timeout=60)).socket_path
-        yield Live(stack.enter_context(make_server(name, socket_path, app, env)), socket_path)
 
 
 @pytest.fixture(scope="module", params=SERVERS)
@@ -131,47 +60,6 @@ def many_descriptors() -> None:
     """The tests' own process opens as many sockets as the clients that it plays."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
-
-
-def held(live: Live, path: str) -> EventSource:
-    """An open stream that the hub holds.
-
-    On a busy machine the hub may be too slow for a worker's patience; the answer is then that of a
-    poll, in the server's own framing, and the client comes back as browsers do.
-    """
-    source = EventSource(live.url + path, timeout=30)
-    for _ in range(10):
-        if "Transfer-Encoding" not in source.headers:
-            return source
-        source.wait_for_end()
-        source.reconnect()
-    raise AssertionError(f"{source!r} is polled.")
-
-
-def next_event(source: EventSource) -> Event:
-    """The next event, over as many connections as it takes."""
-    while True:
-        try:
-            return source.next_event(30)
-        except StreamEnded:
-            source.reconnect(30)
-
-
-def collect(source: EventSource, count: int) -> list[str]:
-    """The data of the next events."""
-    return [next_event(source).data for _ in range(count)]
-
-
-@contextmanager
-def sources(live: Live, count: int, path: str) -> Iterator[list[EventSource]]:
-    """So many open streams, all known to the hub; afterwards all gone from it."""
-    before = live.figures().subscribers
-    with ExitStack() as stack:
-        with ThreadPoolExecutor(16) as pool:
-            opened = list(pool.map(lambda _: stack.enter_context(held(live, path)), range(count)))
-        live.wait_for_subscribers(before + count)
-        yield opened
-    live.wait_for_subscribers(before)
 
 
 def test_h1_one_worker_holds_500_streams_and_goes_on_answering(live: Live, channel: str) -> None:

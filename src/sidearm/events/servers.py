@@ -7,7 +7,10 @@ server needs, so that its socket can be taken from under it, stands in a small c
 from __future__ import annotations
 
 import functools
+import importlib
 from typing import TYPE_CHECKING, Any
+
+from . import greenlets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -43,6 +46,48 @@ class ServerSocket:
         """Tell the server that its response is over: right before the iterable ends."""
 
 
+class GeventSocket(ServerSocket):
+    """A socket in a process whose servers run on gevent's event loop.
+
+    The loop leaves a descriptor that it has watched once in the kernel's set, and what is in the
+    set is the connection and not its number. Without this it would go on to report, for as long as
+    the hub holds the client, what is no business of the worker any more: a busy loop.
+    """
+
+    __slots__ = ()
+
+    def forget(self) -> None:
+        """Take the client's connection out of the loop's set."""
+        greenlets.forget(self.fileno())
+
+
+class EventletSocket(ServerSocket):
+    """A socket of eventlet's own server."""
+
+    __slots__ = ()
+
+    def done(self) -> None:
+        """Keep the server from writing the end of the body, into a socket that has no reader."""
+        importlib.import_module("eventlet.wsgi").WSGI_LOCAL.already_handled = True
+
+
+class Descriptor:
+    """A descriptor of a server that has no object for it.
+
+    Args:
+        number: The descriptor.
+    """
+
+    __slots__ = ("_number",)
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def fileno(self) -> int:
+        """The descriptor; negative if there is none."""
+        return self._number
+
+
 def find_socket(environ: WSGIEnvironment) -> ServerSocket:
     """Return the socket of this request's client.
 
@@ -62,27 +107,51 @@ def find_socket(environ: WSGIEnvironment) -> ServerSocket:
 
 
 def _in_environ(environ: WSGIEnvironment) -> ServerSocket | None:
-    """Of gunicorn's sync and gthread workers, and of the development server (``flask run``)."""
-    found = environ.get("gunicorn.socket") or environ.get("werkzeug.socket")
+    """Of gunicorn's workers, and of the development server (``flask run``)."""
+    found = (
+        environ.get("gunicorn.socket")  # sync, gthread, gevent
+        or environ.get("gunicorn.sock")  # gevent_pywsgi
+        or environ.get("werkzeug.socket")
+    )
     if found is None:
         return None
-    kind: type = type(found)
-    reason = _obstacle(kind)
-    if reason is not None:
-        raise NotPossible(reason)
-    return ServerSocket(found)
+    _check_kind(type(found))
+    return ServerSocket(found) if greenlets.gevent_loop() is None else GeventSocket(found)
+
+
+def _of_uwsgi(environ: WSGIEnvironment) -> ServerSocket | None:
+    if "uwsgi.version" not in environ:
+        return None
+    # Only there inside of uWSGI.
+    descriptor = Descriptor(importlib.import_module("uwsgi").connection_fd())
+    return ServerSocket(descriptor) if greenlets.gevent_loop() is None else GeventSocket(descriptor)
+
+
+def _of_eventlet(environ: WSGIEnvironment) -> ServerSocket | None:
+    request_body = environ.get("eventlet.input")
+    if request_body is None:
+        return None
+    found = request_body.get_socket()
+    _check_kind(type(found))
+    # It would hold our first piece back until others have joined it.
+    environ["eventlet.minimum_write_chunk_size"] = 0
+    return EventletSocket(found)
 
 
 #: One function for each way in which servers give a socket; each returns it, or None.
-FINDERS: tuple[Callable[[WSGIEnvironment], ServerSocket | None], ...] = (_in_environ,)
+FINDERS: tuple[Callable[[WSGIEnvironment], ServerSocket | None], ...] = (
+    _in_environ,
+    _of_uwsgi,
+    _of_eventlet,
+)
+
+
+def _check_kind(kind: type) -> None:
+    if _speaks_tls(kind):
+        raise NotPossible("the server speaks TLS itself")
 
 
 @functools.cache
-def _obstacle(kind: type) -> str | None:
-    for cls in kind.__mro__:
-        # By name: gevent, eventlet and pyOpenSSL have TLS sockets of their own.
-        if cls.__name__ == "SSLSocket":
-            return "the server speaks TLS itself"
-        if cls.__module__.startswith("gevent."):
-            return "gevent's event loop still watches the socket"
-    return None
+def _speaks_tls(kind: type) -> bool:
+    # By name: gevent, eventlet and pyOpenSSL have TLS sockets of their own.
+    return any(cls.__name__ == "SSLSocket" for cls in kind.__mro__)

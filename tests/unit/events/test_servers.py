@@ -19,12 +19,14 @@ class TlsSocket(ssl.SSLSocket):
         pass
 
 
-GeventSocket = type("socket", (), {"__module__": "gevent._socket3"})
+class EventletInput:
+    def __init__(self, found: Any) -> None:
+        self.get_socket = lambda: found
 
 
-@pytest.mark.parametrize("key", ["gunicorn.socket", "werkzeug.socket"])
+@pytest.mark.parametrize("key", ["gunicorn.socket", "gunicorn.sock", "werkzeug.socket"])
 def test_the_socket_is_found_by_its_servers_name(key: str) -> None:
-    """Both gunicorn's blocking workers and the development server give it in the environ."""
+    """The workers of gunicorn and the development server give it in the environ."""
     near, far = socket.socketpair()
     with near, far:
         environ: dict[str, Any] = {"SERVER_PROTOCOL": "HTTP/1.1", key: near}
@@ -40,9 +42,9 @@ def test_the_socket_is_found_by_its_servers_name(key: str) -> None:
         ({"SERVER_PROTOCOL": "HTTP/2", "gunicorn.socket": object()}, "HTTP/2"),
         ({}, "unnamed protocol"),
         ({"SERVER_PROTOCOL": "HTTP/1.1", "werkzeug.socket": TlsSocket()}, "TLS"),
-        ({"SERVER_PROTOCOL": "HTTP/1.1", "gunicorn.socket": GeventSocket()}, "gevent"),
+        ({"SERVER_PROTOCOL": "HTTP/1.1", "eventlet.input": EventletInput(TlsSocket())}, "TLS"),
     ],
-    ids=["none", "named server", "HTTP/2", "nothing", "TLS", "gevent"],
+    ids=["none", "named server", "HTTP/2", "nothing", "TLS", "eventlet's TLS"],
 )
 def test_where_no_socket_can_be_had_the_reason_is_told(
     environ: dict[str, Any], reason: str
@@ -51,3 +53,13 @@ def test_where_no_socket_can_be_had_the_reason_is_told(
     with pytest.raises(NotPossible) as caught:
         find_socket(environ)
     assert reason in str(caught.value)
+
+
+def test_eventlets_server_gives_it_by_the_requests_body() -> None:
+    """And it is told not to hold small pieces back."""
+    near, far = socket.socketpair()
+    with near, far:
+        environ = {"SERVER_PROTOCOL": "HTTP/1.1", "eventlet.input": EventletInput(near)}
+
+        assert find_socket(environ).fileno() == near.fileno()
+        assert environ["eventlet.minimum_write_chunk_size"] == 0

@@ -135,7 +135,7 @@ MAKERS: dict[str, Callable[..., Server]] = {
     ),
     "uwsgi": _uwsgi(),
     "uwsgi threads": _uwsgi("--threads", str(THREADS)),
-    "uwsgi gevent": _uwsgi("--gevent", "50"),
+    "uwsgi gevent": _uwsgi("--gevent", "300"),
     "eventlet": EventletServer,
     "waitress": WaitressServer,
 }

@@ -275,7 +275,11 @@ class Settings:
         " 'flask run', and else expects one on the socket.",
     )
     handoff: bool = _setting(
-        True, _boolean, "", "Hand the sockets of streams to the hub. Off: streams are polled."
+        True,
+        _boolean,
+        "",
+        "Hand the sockets of streams to the hub. Off: a worker of gevent holds its"
+        " streams itself, and under every other one they are polled.",
     )
     heartbeat: float = _setting(
         15.0, _seconds(0), "seconds", "A comment is sent to each quiet stream this often. 0: never."

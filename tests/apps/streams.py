@@ -11,9 +11,11 @@ from typing import Any
 from flask import Flask, Response, redirect, request
 
 from sidearm import EventStream, Sidearm, event_stream, publish, publish_now, stream_position
+from sidearm.events.inline import Subscription
 
 app = Flask(__name__)
 app.secret_key = "for the tests only"
+app.config.from_prefixed_env("TESTED")  # TESTED_SIDEARM_HANDOFF=false
 Sidearm(app)
 
 
@@ -82,6 +84,12 @@ def process() -> dict[str, int]:
         "watched": sum(map(_watched_by, Path("/proc/self/fdinfo").glob("*"))),
         "cpu": time.process_time_ns(),
     }
+
+
+@app.get("/held")
+def held() -> str:
+    """How many streams this worker holds itself."""
+    return str(sum(len(each._streams) for each in Subscription._shared.values()))
 
 
 def _watched_by(epoll: Path) -> int:

@@ -39,6 +39,12 @@ class ServerSocket:
         number: int = self._socket.fileno()
         return number
 
+    @property
+    def speaks_tls(self) -> bool:
+        """Whether what is written to the descriptor is not what its client reads."""
+        kind: type = type(self._socket)
+        return _is_tls(kind)
+
     def forget(self) -> None:
         """Have an event loop stop watching the client: right before its descriptor is taken."""
 
@@ -94,16 +100,35 @@ def find_socket(environ: WSGIEnvironment) -> ServerSocket:
     Raises:
         NotPossible: The server gives none, or one that cannot be handed over.
     """
-    protocol = str(environ.get("SERVER_PROTOCOL", ""))
-    # Not HTTP_VERSION, which a client's own "Version" header sets.
+    protocol = _protocol(environ)
     if not protocol.startswith("HTTP/1."):
         raise NotPossible(f"{protocol or 'an unnamed protocol'} shares one connection")
+    found = locate_socket(environ)
+    if found is None:
+        server = environ.get("SERVER_SOFTWARE") or "unnamed"
+        raise NotPossible(f"the server ({server}) does not give the client's socket")
+    if found.speaks_tls:
+        raise NotPossible("the server speaks TLS itself")
+    return found
+
+
+def locate_socket(environ: WSGIEnvironment) -> ServerSocket | None:
+    """Return the socket of this request's client, also one that cannot be handed over.
+
+    None where the server gives none, or where others share the connection.
+    """
+    if not _protocol(environ).startswith("HTTP/1."):
+        return None
     for find in FINDERS:
         found = find(environ)
         if found is not None:
             return found
-    server = environ.get("SERVER_SOFTWARE") or "unnamed"
-    raise NotPossible(f"the server ({server}) does not give the client's socket")
+    return None
+
+
+def _protocol(environ: WSGIEnvironment) -> str:
+    # Not HTTP_VERSION, which a client's own "Version" header sets.
+    return str(environ.get("SERVER_PROTOCOL", ""))
 
 
 def _in_environ(environ: WSGIEnvironment) -> ServerSocket | None:
@@ -115,7 +140,6 @@ def _in_environ(environ: WSGIEnvironment) -> ServerSocket | None:
     )
     if found is None:
         return None
-    _check_kind(type(found))
     return ServerSocket(found) if greenlets.gevent_loop() is None else GeventSocket(found)
 
 
@@ -132,7 +156,6 @@ def _of_eventlet(environ: WSGIEnvironment) -> ServerSocket | None:
     if request_body is None:
         return None
     found = request_body.get_socket()
-    _check_kind(type(found))
     # It would hold our first piece back until others have joined it.
     environ["eventlet.minimum_write_chunk_size"] = 0
     return EventletSocket(found)
@@ -146,12 +169,7 @@ FINDERS: tuple[Callable[[WSGIEnvironment], ServerSocket | None], ...] = (
 )
 
 
-def _check_kind(kind: type) -> None:
-    if _speaks_tls(kind):
-        raise NotPossible("the server speaks TLS itself")
-
-
 @functools.cache
-def _speaks_tls(kind: type) -> bool:
+def _is_tls(kind: type) -> bool:
     # By name: gevent, eventlet and pyOpenSSL have TLS sockets of their own.
     return any(cls.__name__ == "SSLSocket" for cls in kind.__mro__)

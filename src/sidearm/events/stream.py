@@ -25,7 +25,9 @@ from ..hub.position import is_end
 from ..tasks.context import require_task
 from ..tasks.state import state_of
 from .closing import check_tags
+from .greenlets import running_loop
 from .handoff import hand_off, log_once
+from .inline import hold
 from .polling import poll, spread_out
 from .servers import NotPossible, find_socket
 
@@ -118,19 +120,23 @@ class EventStream(Response):
         return ClosingIterator(self._body(environ), self.close)
 
     def _body(self, environ: WSGIEnvironment) -> Iterator[bytes]:
-        if self._hub_is_there():
+        hub = self._hub
+        # The log in a test's own process takes no sockets. Another hub was there when the view ran,
+        # or there is no position; should it have gone since, that is found out.
+        if isinstance(hub, MemoryHub) or self.subscription.position is None:
+            return map(_called, [self._answer])
+        reason = None
+        if self._settings.handoff:
             try:
                 return hand_off(find_socket(environ), self._give, self._answer, self._retry())
-            except NotPossible as reason:
-                log_once(str(reason))
+            except NotPossible as error:
+                reason = str(error)
+        loop = running_loop()
+        if loop is not None:
+            return hold(environ, loop, hub, self._settings, self.subscription)
+        if reason is not None:
+            log_once(reason)
         return map(_called, [self._answer])
-
-    def _hub_is_there(self) -> bool:
-        """Whether a hand-off is worth trying; the log in a test's own process takes no sockets."""
-        if isinstance(self._hub, MemoryHub) or not self._settings.handoff:
-            return False
-        # It was there when the view ran; should it have gone since, the hand-off finds that out.
-        return self.subscription.position is not None
 
     def _retry(self) -> bytes:
         retry = self.subscription.retry

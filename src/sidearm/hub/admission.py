@@ -83,9 +83,9 @@ class Admission:
                 logger.debug("A client had gone before its stream began: %s", error)
                 subscriber.hang_up()
 
-    def all_due(self, message: Fetch | Handoff) -> bytes:
-        """What a stream begins with, for one that is polled."""
-        return b"".join(self._count_gap(self._streams.all_due(message)).parts)
+    def all_due(self, message: Fetch | Handoff) -> opening.Start:
+        """What a stream begins with, for one that is polled, or that its process goes on with."""
+        return self._count_gap(self._streams.all_due(message))
 
     def _open(self, message: Handoff, subscriber: Subscriber) -> None:
         if subscriber.family != platform.AF_UNIX:
@@ -119,7 +119,7 @@ class Admission:
         """
         self._tally.counts["refused_streams"] += 1
         try:
-            subscriber.send(self.all_due(message), platform.DONTWAIT)
+            subscriber.send(b"".join(self.all_due(message).parts), platform.DONTWAIT)
         except OSError as error:
             logger.debug("The client had gone already: %s", error)
         subscriber.drain()

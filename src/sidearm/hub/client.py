@@ -146,8 +146,13 @@ class HubClient:
 
     def fetch(self, message: Fetch) -> bytes | None:
         """All frames that are due for a stream that is polled; None while the hub is away."""
+        fetched = self.fetch_start(message)
+        return None if fetched is None else fetched.body
+
+    def fetch_start(self, message: Fetch) -> Fetched | None:
+        """How a stream begins that this process goes on with; None while the hub is away."""
         answer = self._ask.ask(message)
-        return answer.body if isinstance(answer, Fetched) else None
+        return answer if isinstance(answer, Fetched) else None
 
     def stats(self) -> Figures | None:
         """The hub's figures; None while it is away."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import contextlib
 import errno
 import os
 import socket
@@ -162,12 +163,13 @@ class Connection:
 
     def close(self) -> None:
         """Hang up. What came without the rest of its message still belongs to the worker."""
-        try:
+        self.hang_up()
+        self.release()
+
+    def hang_up(self) -> None:
+        """End it, for whoever reads it next to find out, here too."""
+        with contextlib.suppress(OSError):  # the worker was faster
             self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:  # the worker was faster
-            pass
-        finally:
-            self.release()
 
     def release(self) -> None:
         """Give the descriptors back, and leave the connection to another process."""

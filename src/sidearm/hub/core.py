@@ -20,6 +20,7 @@ from .config import HubConfig
 from .connection import Connection
 from .descriptors import Descriptors
 from .fanout import Fanout
+from .inline import Inline
 from .listener import Listener
 from .log import Log
 from .messages import (
@@ -115,6 +116,7 @@ class Hub:
         )
         self.connections: dict[int, Connection] = {}
         self.relay = Relay(self._answer)
+        self._inline = Inline(self.connections, self._answer)
         self.replacement = Replacement(self._answer)
         self._message_limit = 4 * config.max_event_size + SNAPSHOT_LIMIT
         self._read_buffer = memoryview(bytearray(READ_SIZE))
@@ -145,7 +147,9 @@ class Hub:
             return
         self.fanout.flush()
         place = self.log.clock.text(self.log.mark())
-        self.fanout.heartbeat(eventstream.comment() + eventstream.frame(b"", place))
+        frame = eventstream.comment() + eventstream.frame(b"", place)
+        self.fanout.heartbeat(frame)
+        self._inline.beat(frame, self.log.last)
         self.streams.tell_waits()
 
     def end_aged(self) -> None:
@@ -305,6 +309,7 @@ class Hub:
                 self._answer(connection, self._look_up(message))
             case Close():
                 self.streams.close(message)
+                self._inline.close(message)
             case Lost():
                 self._lose(message.channels)
             case Replace() | TakeOver():
@@ -323,16 +328,23 @@ class Hub:
             self._config.max_event_size,
             os.getpid(),
             records=True,
+            events=True,
         )
 
     def _look_up(self, question: Fetch | Stats | ListChannels) -> Fetched | Figures | Channels:
         match question:
             case Fetch():
-                return Fetched(self._admission.all_due(question))
+                return self._fetch(question)
             case Stats():
                 return self.figures()
             case ListChannels():
                 return self._list_channels(question.count)
+
+    def _fetch(self, question: Fetch) -> Fetched:
+        start = self._admission.all_due(question)
+        left = () if start.ended else start.channels
+        # The position that the body ends with is the newest that was told to anybody.
+        return Fetched(b"".join(start.parts), self.log.last, left, self.log.ended(left))
 
     def _list_channels(self, count: int) -> Channels:
         wanted = max(0, min(count, MAX_LISTED))
@@ -342,11 +354,15 @@ class Hub:
     def _publish(self, message: Publish) -> None:
         ends = frozenset(message.ends)
         for number, (channel, body, keep) in enumerate(message.events):
+            frame = b""
             if self._is_sound(channel, body):
                 self.tally.counts["published"] += 1
-                self.fanout.queue(channel, self.log.append(channel, body, keep))
+                frame = self.log.append(channel, body, keep)
+                self.fanout.queue(channel, frame)
             if number in ends:
                 self.streams.end(channel)
+            self._inline.add((channel, frame, self.log.last if keep else 0, number in ends))
+        self._inline.send()
 
     def _is_sound(self, channel: str, body: bytes) -> bool:
         """Refuse what a worker of ours would not have sent, and what would end another's frame."""
@@ -366,7 +382,9 @@ class Hub:
     def _lose(self, channels: tuple[str, ...]) -> None:
         """A worker gave events up: say so to those who listen, and to those who resume."""
         place = self.log.clock.text(self.log.lose(channels))
-        self.tally.counts["gaps"] += self.fanout.queue_once(channels, opening.gap("lost", place))
+        frame = opening.gap("lost", place)
+        self.tally.counts["gaps"] += self.fanout.queue_once(channels, frame)
+        self._inline.gap(channels, frame, self.log.last)
 
     # Subscribers
 

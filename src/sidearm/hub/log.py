@@ -140,6 +140,10 @@ class Log:
         """Whether each of these channels has had its last event."""
         return bool(self._ends) and all(channel in self._ends for channel in channels)
 
+    def ended(self, channels: Iterable[str]) -> tuple[str, ...]:
+        """Which of these channels have had their last event."""
+        return tuple(channel for channel in channels if channel in self._ends)
+
     def last_words(self, channels: Iterable[str], time: int) -> list[bytes]:
         """The last events, still kept, of those of the channels that ended at a time or before."""
         found: list[tuple[int, bytes]] = []

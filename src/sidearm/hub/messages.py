@@ -22,6 +22,11 @@ Records of tasks stay in the processes that made them, until somebody wants to r
                  <-----------------  RecordsOf  <---------------  Records   (the answer)
                  <-----------------  RecordsOf  <---------------  Records   (news, if it follows)
                                     <---------------------------  Leave     (the process ends)
+
+A process that holds streams itself has one connection for all of them, in the role :data:`INLINE`.
+On it the hub sends, unasked and in order, what it does with its own streams: :class:`Events`,
+:class:`Gap`, :class:`Close` and :class:`Beat`. How each stream begins, the process asks by
+:class:`Fetch`, as for one that is polled.
 """
 
 from __future__ import annotations
@@ -35,6 +40,13 @@ from ..exceptions import ProtocolError
 VERSION = 1
 LENGTH_BYTES = 4
 HELLO_LIMIT = 1024  # bytes; a stranger cannot make the hub wait for more than this
+
+#: The role of a connection on which the hub tells all that happens.
+INLINE = "inline"
+
+#: One event as the hub passes it on: channel, frame, its position's time (0: it is live only), and
+#: whether it is its channel's last.
+PassedEvent: TypeAlias = tuple[str, bytes, int, bool]
 
 #: One event as a worker sends it: channel, body (its fields, without id and blank line), keep.
 PublishedEvent: TypeAlias = tuple[str, bytes, bool]
@@ -53,7 +65,8 @@ class Hello(Message, frozen=True, array_like=True, tag="hello"):
     Attributes:
         version: The sender's :data:`VERSION`.
         role: What the connection is for: ``"publish"``, ``"handoff"``, ``"ask"``, ``"records"`` (of
-            a process that has some), ``"tasks"`` (of who reads them) or ``"successor"``; for logs.
+            a process that has some), ``"tasks"`` (of who reads them) or ``"successor"``, for
+            logs; and :data:`INLINE`, which means something.
     """
 
     version: int
@@ -70,6 +83,7 @@ class Welcome(Message, frozen=True, array_like=True, tag="welcome"):
         max_event_size: A larger frame is refused (bytes).
         pid: The hub's process.
         records: Whether it passes records on; a hub before this field does not.
+        events: Whether it passes events on; a hub before this field does not.
     """
 
     version: int
@@ -78,6 +92,7 @@ class Welcome(Message, frozen=True, array_like=True, tag="welcome"):
     max_event_size: int
     pid: int
     records: bool = False
+    events: bool = False
 
 
 class Refused(Message, frozen=True, array_like=True, tag="refused"):
@@ -171,9 +186,11 @@ class Fetch(Opening, frozen=True, array_like=True, tag="fetch"):
 
     Attributes:
         tags: As in :class:`Handoff`.
+        held: Whether the process goes on with it, so that it is told what is closed from now on.
     """
 
     tags: tuple[str, ...] = ()
+    held: bool = False
 
 
 class Fetched(Message, frozen=True, array_like=True, tag="fetched"):
@@ -181,9 +198,51 @@ class Fetched(Message, frozen=True, array_like=True, tag="fetched"):
 
     Attributes:
         body: Whole frames of ``text/event-stream``; the last id in it is the place to go on from.
+        place: The time of that place: every kept event up to it is in the body.
+        channels: Those that the stream goes on with. Empty: the body ends it, for good.
+        ended: Which of them have had their last event.
     """
 
     body: bytes
+    place: int = 0
+    channels: tuple[str, ...] = ()
+    ended: tuple[str, ...] = ()
+
+
+class Events(Message, frozen=True, array_like=True, tag="events"):
+    """Passes on what was published.
+
+    Attributes:
+        events: In order.
+    """
+
+    events: list[PassedEvent]
+
+
+class Gap(Message, frozen=True, array_like=True, tag="gap"):
+    """Passes on that events will never come.
+
+    Attributes:
+        channels: Where they belonged. Empty: it may be any.
+        frame: What tells a client.
+        time: Of its position.
+    """
+
+    channels: tuple[str, ...]
+    frame: bytes
+    time: int
+
+
+class Beat(Message, frozen=True, array_like=True, tag="beat"):
+    """Passes on a heartbeat.
+
+    Attributes:
+        frame: What a quiet stream is sent.
+        time: Of the position in it: everything up to it was passed on before.
+    """
+
+    frame: bytes
+    time: int
 
 
 class Stats(Message, frozen=True, array_like=True, tag="stats"):
@@ -454,6 +513,10 @@ FromHub: TypeAlias = (
     | Reporters
     | RecordsOf
     | ReporterLeft
+    | Events
+    | Gap
+    | Close
+    | Beat
 )
 
 _encoder = msgspec.msgpack.Encoder()

@@ -56,7 +56,7 @@ def begin(log: Log, closings: Closings, request: Handoff | Fetch) -> Start:
     seen = seen_at(log, request)
     resumed = min(seen, _resumed(log, request))
     # One that is polled lives from answer to answer, so for it the last one's place counts.
-    since = resumed if isinstance(request, Fetch) else seen
+    since = resumed if isinstance(request, Fetch) and not request.held else seen
     left = closings.left_of(request.channels, request.tags, seen)
     closed = closings.closed_at(request.tags, since)
     if closed is not None or not left:

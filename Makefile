@@ -2,17 +2,24 @@
 
 PORT ?= 8000
 PYTEST ?=
+# Of `make talk`: the front's port and those behind it, and what runs the blocking pool.
+LISTEN ?= 8080
+STREAMS_PORT ?= 8001
+REDIS_PORT ?= 6379
+WORKERS ?= 4
+SERVER ?= gunicorn
 SEED ?= $(shell date +%s)
 BENCH ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long lint format types docs bench lock clean
+.PHONY: help run talk test test-long lint format types docs bench lock clean
 
 # A target's own line is not repeated; what it prints is enough.
 .SILENT:
 
 help:
 	echo "make run     the shop on http://127.0.0.1:8000    (PORT=8001 for another port)"
+	echo "make talk    the shop as in the talk: nginx, two pools (SERVER=uwsgi LISTEN=9000 PORT=...)"
 	echo "make test    every test                           (PYTEST='-k hub -x' for some)"
 	echo "make test-long   random programs, forged tokens, hubs that are replaced, bytes: very many of each"
 	echo "make lint    ruff, import-linter, codespell       (make format mends what it can)"
@@ -25,6 +32,11 @@ run:
 	scripts/setup run
 	cd examples/shop && ../../.venv/bin/flask --app shop seed
 	cd examples/shop && exec ../../.venv/bin/flask --app shop sidearm up --port $(PORT)
+
+talk:
+	scripts/setup talk
+	exec .venv/bin/python scripts/talk.py --server $(SERVER) --listen $(LISTEN) --port $(PORT) \
+		--streams-port $(STREAMS_PORT) --redis-port $(REDIS_PORT) --workers $(WORKERS)
 
 test:
 	scripts/setup dev

@@ -25,6 +25,7 @@ INSTALLED_BY = {
     "honcho": "pip install honcho",
     "redis-server": "apt install redis-server",
     "supervisord": "pip install supervisor",
+    "make": "apt install make",
 }
 
 

@@ -202,6 +202,20 @@ def _topology_of(
 @click.option("--static/--no-static", default=True, help="Whether the front serves static files.")
 @click.option("--certificate", metavar="FILE", help="For TLS at the front.")
 @click.option("--certificate-key", metavar="FILE", help="Its private key.")
+@click.option(
+    "--blocking-server",
+    type=click.Choice(["gunicorn", "uwsgi"]),
+    default="gunicorn",
+    show_default=True,
+    help="What runs the blocking pool, in the talk's layout.",
+)
+@click.option(
+    "--redis-port",
+    type=click.IntRange(1, 65535),
+    default=6379,
+    show_default=True,
+    help="Of Redis, in the talk's layout.",
+)
 @socket_option
 @pass_script_info
 def export(
@@ -286,6 +300,8 @@ def _deployment_of(
         static=options["static"],
         certificate=_absolute(certificate),
         certificate_key=_absolute(key),
+        blocking_server=options["blocking_server"],
+        redis_port=options["redis_port"],
     )
     return describe(app, found, choices, state.settings, socket_path or state.socket_path)
 

@@ -71,6 +71,8 @@ class Choices:
         static: Whether the front serves static files.
         certificate: The TLS certificate's file.
         certificate_key: Its key's.
+        blocking_server: What runs the blocking pool of the talk's layout: gunicorn or uwsgi.
+        redis_port: Redis's, in the talk's layout.
     """
 
     flask_app: str | None
@@ -85,6 +87,8 @@ class Choices:
     static: bool = True
     certificate: str | None = None
     certificate_key: str | None = None
+    blocking_server: str = "gunicorn"
+    redis_port: int = 6379
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from flask import Flask
@@ -14,7 +15,8 @@ from flask.cli import prepare_import
 from ...exceptions import ExportError
 from .deployment import Deployment
 
-REDIS_PORT = 6379
+#: uWSGI's own limit for a request's head, 4096, is less than what cookies may take.
+HEAD_SIZE = 32_768  # bytes
 #: Seconds that a worker of the streaming pool has for what is under way. An inline stream never
 #: ends by itself, and gunicorn's default would hold up each restart by 30.
 STREAM_GRACE = 5
@@ -95,7 +97,11 @@ def programs_of(
             name="worker-blocking",
             service=deployment.blocking.name,
             comment="Everything that does not stream.",
-            command_line=(*gunicorn, choices.wsgi_app, "-b", f"{host}:{deployment.blocking.port}"),
+            command_line=(
+                _uwsgi(deployment, python, host)
+                if choices.blocking_server == "uwsgi"
+                else (*gunicorn, choices.wsgi_app, "-b", f"{host}:{deployment.blocking.port}")
+            ),
             environment=environment,
             port=deployment.blocking.port,
         ),
@@ -109,6 +115,8 @@ def programs_of(
                 *("-k", "gevent", choices.wsgi_app),
                 *("-b", f"{host}:{deployment.streaming.port}"),
                 *("--graceful-timeout", str(STREAM_GRACE)),
+                # gunicorn's default of 1000 would leave further clients waiting without a word.
+                *("--worker-connections", str(deployment.streams)),
             ),
             environment={**environment, "FLASK_SIDEARM_HANDOFF": "false"},
             port=deployment.streaming.port,
@@ -130,6 +138,23 @@ def _own_socket(python: str) -> tuple[str, ...]:
     return ("--no-control-socket",) if "control_socket_disable" in known else ()
 
 
+def _uwsgi(deployment: Deployment, python: str, host: str) -> tuple[str, ...]:
+    """The blocking pool under uWSGI; nginx speaks HTTP to it, as to gunicorn."""
+    beside = Path(python).with_name("uwsgi")
+    return (
+        str(beside) if beside.is_file() else "uwsgi",
+        *("--master", "--processes", str(deployment.choices.workers)),
+        *("--module", deployment.choices.wsgi_app, "--need-app", "--pythonpath", "."),
+        *("--http-socket", f"{host}:{deployment.blocking.port}"),
+        # Each process begins with connections of its own, and may have threads in the background.
+        *("--lazy-apps", "--enable-threads", "--single-interpreter"),
+        *("--die-on-term", "--vacuum"),
+        *("--buffer-size", str(HEAD_SIZE)),
+        # A uWSGI from pip would run the Python outside of the virtual environment when it reloads.
+        *(("--binary-path", python) if beside.is_file() else ()),
+    )
+
+
 def _services(deployment: Deployment) -> tuple[Program, ...]:
     run_dir = deployment.choices.run_dir
     configuration = f"{run_dir}/nginx.conf" if run_dir else "/etc/nginx/nginx.conf"
@@ -139,7 +164,13 @@ def _services(deployment: Deployment) -> tuple[Program, ...]:
             service="redis",
             comment="For the application's own use; nothing is kept on the disk.",
             command_line=(
-                *("redis-server", "--bind", "127.0.0.1", "--port", str(REDIS_PORT)),
+                *(
+                    "redis-server",
+                    "--bind",
+                    "127.0.0.1",
+                    "--port",
+                    str(deployment.choices.redis_port),
+                ),
                 *("--save", "", "--appendonly", "no", "--daemonize", "no"),
             ),
         ),

@@ -16,6 +16,9 @@ larger comments push it. When what comes out is no plain 200 of open length, the
 client as they are, its socket returns to its place, and the stream is polled instead (H2). So the
 hand-off checks itself, whatever stands between this iterable and the server.
 
+Where the server's socket is a plain Python object, neither duplicate nor stand-in is needed: what
+it writes is caught before it reaches the kernel (:mod:`~sidearm.events.capture`).
+
 Python's ``_socket`` is used instead of ``socket`` because gevent replaces the latter's classes.
 """
 
@@ -27,9 +30,10 @@ import logging
 import os
 import re
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..hub import platform
+from .capture import Capture, can_capture
 from .servers import NotPossible
 
 if TYPE_CHECKING:
@@ -43,6 +47,10 @@ COMMENT = b": ok\n\n"
 PADDING = b":" + b" " * 4093 + b"\n\n"
 #: A head and a comment fit; a larger buffer costs more than it saves.
 CAPTURE_SIZE = 16_384  # bytes
+
+# The client's own methods, whatever its server's object makes of them.
+_send_all = _socket.socket.sendall
+_receive = _socket.socket.recv
 
 _STATUS_LINE = re.compile(rb"HTTP/1\.[01] 200(?: |\r|$)")
 #: Fields of the connection between the server and the client, which ends with the stream now.
@@ -127,6 +135,18 @@ class StandIn:
         self._far.close()
 
 
+def take(server_socket: ServerSocket) -> Capture | StandIn:
+    """Take the client away from the server, in the cheapest way that there is.
+
+    Raises:
+        OSError: The descriptor is closed, or the process has no descriptors left.
+    """
+    held = server_socket.held
+    if can_capture(held) and held.fileno() >= 0:
+        return Capture(held)
+    return StandIn(server_socket)
+
+
 def _identity(fd: int) -> tuple[int, int] | None:
     try:
         status = os.fstat(fd)
@@ -157,7 +177,7 @@ def hand_off(
             die, or have no room for it, on the way.
     """
     try:
-        stand_in = StandIn(server_socket)
+        taken = take(server_socket)
     except OSError as error:
         log_once(f"the client's socket cannot be duplicated ({error})")
         yield answer()
@@ -165,19 +185,19 @@ def hand_off(
     try:
         yield COMMENT
         for _ in range(2):
-            if stand_in.captured():
+            if taken.captured():
                 break
             yield PADDING
         try:
-            head = head_for_hub(stand_in.captured())
+            head = head_for_hub(taken.captured())
         except NotPossible as reason:
             log_once(str(reason))
         else:
-            _send_away(stand_in, head + COMMENT + retry, give, answer)
+            _send_away(taken, head + COMMENT + retry, give, answer)
             server_socket.done()
             return
     finally:
-        stand_in.restore()
+        taken.restore()
     yield answer()
 
 
@@ -212,27 +232,27 @@ def head_for_hub(written: bytes) -> bytes:
 
 
 def _send_away(
-    stand_in: StandIn, first: bytes, give: Callable[[int], bool], answer: Callable[[], bytes]
+    taken: Capture | StandIn, first: bytes, give: Callable[[int], bool], answer: Callable[[], bytes]
 ) -> None:
-    client = stand_in.client
+    client = taken.client
     try:
-        client.sendall(first)
+        _send_all(client, first)
         # After our head the server cannot go on: it may count on chunks, and on the next request.
         if not give(client.fileno()):
             _finish(client, answer())
     except OSError as error:
         logger.debug("A stream's client left before it was handed off: %s", error)
     finally:
-        stand_in.close()
+        taken.close()
 
 
-def _finish(client: Any, body: bytes) -> None:
+def _finish(client: _socket.socket, body: bytes) -> None:
     """Send the last bytes and the end, without the reset that unread input would make of it."""
-    client.sendall(body)
+    _send_all(client, body)
     client.shutdown(socket.SHUT_WR)
     with contextlib.suppress(BlockingIOError):
         for _ in range(4):  # as gunicorn: 64 KiB, not for ever
-            if not client.recv(CAPTURE_SIZE, platform.DONTWAIT):
+            if not _receive(client, CAPTURE_SIZE, platform.DONTWAIT):
                 break
 
 

@@ -27,16 +27,19 @@ class ServerSocket:
 
     Args:
         server_socket: The server's own object.
+
+    Attributes:
+        held: That object.
     """
 
-    __slots__ = ("_socket",)
+    __slots__ = ("held",)
 
     def __init__(self, server_socket: Any) -> None:
-        self._socket = server_socket
+        self.held = server_socket
 
     def fileno(self) -> int:
         """The descriptor that the server writes to; negative if it has closed it."""
-        number: int = self._socket.fileno()
+        number: int = self.held.fileno()
         return number
 
     @property

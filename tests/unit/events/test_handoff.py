@@ -29,11 +29,16 @@ PLAIN_HEAD = HEAD.replace(b"Transfer-Encoding: chunked\r\n", b"")
 ANSWER = b"retry: 2000\n\n"
 
 
+class OtherSocket(socket.socket):
+    """A socket with methods of its own, as servers with an event loop have them."""
+
+
 class Connection:
     """A client, the server's socket for it, and a hub that keeps what it is given."""
 
-    def __init__(self) -> None:
-        self.client, self.server = socket.socketpair()
+    def __init__(self, kind: type[socket.socket] = socket.socket) -> None:
+        self.client, server = socket.socketpair()
+        self.server = kind(fileno=server.detach())
         self.client.settimeout(5)
         self.hub_is_there = True
         self.handed: list[socket.socket] = []
@@ -69,11 +74,11 @@ def open_descriptors() -> list[str]:
     return sorted(each.name for each in folder.iterdir()) if folder.is_dir() else []
 
 
-@pytest.fixture
-def connection() -> Iterator[Connection]:
+@pytest.fixture(params=[socket.socket, OtherSocket], ids=["captured", "stand-in"])
+def connection(request: pytest.FixtureRequest) -> Iterator[Connection]:
     """A connection, after which every descriptor must have been given back."""
     before = open_descriptors()
-    made = Connection()
+    made = Connection(request.param)
     yield made
     made.close()
     assert open_descriptors() == before
@@ -194,7 +199,8 @@ def test_what_a_hub_cannot_continue_stays_with_the_server(
 def test_a_body_closed_in_between_gives_the_socket_back(connection: Connection) -> None:
     """A server that stops after the first piece has written it to the client all the same."""
     body = connection.body()
-    connection.server.sendall(PLAIN_HEAD + next(body))
+    piece = next(body)
+    connection.server.sendall(PLAIN_HEAD + piece)
     body.close()  # type: ignore[attr-defined]
     connection.server.sendall(b"the end")
 
@@ -235,7 +241,8 @@ def test_a_hub_that_leaves_at_the_last_moment_costs_no_client(connection: Connec
 def test_a_client_that_has_gone_is_no_error(connection: Connection) -> None:
     """The body just ends; the server finds out by itself."""
     body = connection.body()
-    connection.server.sendall(PLAIN_HEAD + next(body))
+    piece = next(body)
+    connection.server.sendall(PLAIN_HEAD + piece)
     connection.client.close()
 
     assert list(body) == []
@@ -248,6 +255,38 @@ def test_a_closed_socket_is_answered_not_raised(connection: Connection, reasons:
 
     assert list(connection.body()) == [ANSWER]
     assert [line for line in reasons if "cannot be duplicated" in line]
+
+
+def test_h2_a_server_that_writes_past_its_socket_serves_the_client_itself(
+    connection: Connection, reasons: list[str]
+) -> None:
+    """What is not caught reaches the client as it was written, and the stream is polled."""
+    write = connection.server.sendall  # the method of the class that it had then
+    for number, piece in enumerate(connection.body()):
+        write(piece if number else PLAIN_HEAD + piece)
+    if type(connection.server) is OtherSocket:  # the stand-in catches whatever is written
+        assert connection.received() == HUB_HEAD + COMMENT
+        return
+
+    connection.server.sendall(b"the end")
+    received = connection.received()
+    assert connection.handed == []
+    assert received.startswith(PLAIN_HEAD + COMMENT)
+    assert received.endswith(ANSWER + b"the end")
+    assert [line for line in reasons if "holds the response back" in line]
+
+
+def test_h1_each_way_to_write_is_caught(connection: Connection) -> None:
+    """A server may send by any method of its socket."""
+    server, body = connection.server, connection.body()
+    piece = next(body)
+    sent = server.send(PLAIN_HEAD[:30])
+    assert server.sendmsg([PLAIN_HEAD[sent:50], PLAIN_HEAD[50:]]) == len(PLAIN_HEAD) - sent
+    with server.makefile("wb", buffering=0) as file:
+        file.write(piece)
+
+    assert list(body) == []
+    assert connection.received() == HUB_HEAD + COMMENT
 
 
 @pytest.mark.parametrize("blocking", [True, False])

@@ -45,6 +45,7 @@ class Connection:
     Attributes:
         role: What the worker said the connection is for; None before it said hello.
         lost_descriptors: Descriptors that the kernel had no room for, since the last look.
+        was_emptied: Whether the last look found everything that had arrived.
     """
 
     __slots__ = (
@@ -56,6 +57,7 @@ class Connection:
         "_splitter",
         "lost_descriptors",
         "role",
+        "was_emptied",
     )
 
     def __init__(self, connection: RawSocket, buffer: memoryview, message_limit: int) -> None:
@@ -69,6 +71,7 @@ class Connection:
         self._outgoing = bytearray()
         self.role: str | None = None
         self.lost_descriptors = 0
+        self.was_emptied = False
 
     @classmethod
     def restore(cls, worker: Worker, buffer: memoryview, message_limit: int) -> Connection:
@@ -113,6 +116,7 @@ class Connection:
             ProtocolError: What came is no message of this version. The connection must be closed.
             EOFError: The worker hung up.
         """
+        self.was_emptied = False
         for _ in range(READS):
             try:
                 # CLOEXEC: a received descriptor would otherwise be inheritable.
@@ -120,6 +124,7 @@ class Connection:
                     [self._buffer], _ANCILLARY_SIZE, platform.CMSG_CLOEXEC
                 )
             except BlockingIOError:
+                self.was_emptied = True
                 return
             except OSError as error:
                 raise EOFError from error

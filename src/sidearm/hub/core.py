@@ -23,6 +23,7 @@ from .fanout import Fanout
 from .inline import Inline
 from .listener import Listener
 from .log import Log
+from .lulls import Lulls
 from .messages import (
     VERSION,
     Channels,
@@ -83,6 +84,8 @@ class Hub:
         log: The events.
         fanout: Sends them.
         streams: How streams begin and end.
+        lulls: Connections that are read in every round; while there are any, whoever has the loop
+            calls :meth:`end_lulls` after a while.
         relay: Passes records of tasks on.
         tally: What happened so far.
         began: When the first hub of this log began, by the monotonic clock (seconds).
@@ -115,6 +118,7 @@ class Hub:
             config, self._descriptors, self._subscribers, self.streams, self.tally
         )
         self.connections: dict[int, Connection] = {}
+        self.lulls = Lulls(self._poller)
         self.relay = Relay(self._answer)
         self._inline = Inline(self.connections, self._answer)
         self.replacement = Replacement(self._answer)
@@ -138,8 +142,17 @@ class Hub:
                 self._accept()
             else:
                 self._serve_subscriber(descriptor, readable, writable)
+        if self.lulls:
+            for connection in self.lulls.connections():
+                self._serve_connection(connection, readable=True, writable=False)
         self.fanout.flush()
         self._admission.admit()
+
+    def end_lulls(self) -> None:
+        """Do one round, and be woken again by connections that bring no clients any more."""
+        self.wake()
+        if not self.was_replaced:
+            self.lulls.look()
 
     def heartbeat(self) -> None:
         """Tell every quiet stream that it is alive, and where it would go on from."""
@@ -239,6 +252,7 @@ class Hub:
     def let_go(self, connection: Connection) -> None:
         """Forget a connection, without closing it."""
         self._poller.forget(connection.fileno())
+        self.lulls.forget(connection)
         del self.connections[connection.fileno()]
 
     # Workers
@@ -261,8 +275,12 @@ class Hub:
             if writable and connection.write():
                 self._poller.watch_writing(connection.fileno(), wanted=False)
             if readable:
+                has_client = False
                 for message, descriptor in connection.read():
                     self._take(connection, message, descriptor)
+                    has_client = descriptor is not None
+                if has_client:
+                    self.lulls.brought_client(connection)
         except EOFError:
             self._drop_connection(connection)
         except ProtocolError as error:

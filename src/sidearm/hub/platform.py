@@ -154,6 +154,10 @@ if sys.platform == "linux":
             """Watch, or no longer watch, for room to write."""
             self._epoll.modify(descriptor, self._WATCHED | (select.EPOLLOUT if wanted else 0))
 
+        def watch_reading(self, descriptor: int, *, wanted: bool) -> None:
+            """Watch again, or for now only for its end, a descriptor that is not written to."""
+            self._epoll.modify(descriptor, self._WATCHED if wanted else 0)
+
         def forget(self, descriptor: int) -> None:
             """Stop watching a descriptor, before it is closed."""
             # Closing would not do: epoll watches the open socket, which another process may hold.
@@ -189,6 +193,10 @@ else:
         def watch_writing(self, descriptor: int, *, wanted: bool) -> None:
             change = select.KQ_EV_ADD if wanted else select.KQ_EV_DELETE
             self._change(descriptor, select.KQ_FILTER_WRITE, change)
+
+        def watch_reading(self, descriptor: int, *, wanted: bool) -> None:
+            change = select.KQ_EV_ENABLE if wanted else select.KQ_EV_DISABLE
+            self._change(descriptor, select.KQ_FILTER_READ, change)
 
         def forget(self, descriptor: int) -> None:
             for condition in (select.KQ_FILTER_READ, select.KQ_FILTER_WRITE):

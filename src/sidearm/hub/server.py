@@ -17,6 +17,7 @@ from ..exceptions import HubError
 from . import handover
 from .config import HubConfig
 from .core import Hub
+from .lulls import LULL
 from .metrics import Metrics
 from .reader import NoHub
 
@@ -55,6 +56,7 @@ class Server:
         self._stopping = asyncio.Event()
         self._predecessor: int | None = None
         self._was_replaced = False
+        self._waits_for_lull = False
 
     @property
     def predecessor(self) -> int | None:
@@ -162,6 +164,18 @@ class Server:
 
     def _wake(self, hub: Hub) -> None:
         hub.wake()
+        self._after_round(hub)
+
+    def _end_lulls(self, hub: Hub) -> None:
+        self._waits_for_lull = False
+        if not self._stopping.is_set():
+            hub.end_lulls()
+            self._after_round(hub)
+
+    def _after_round(self, hub: Hub) -> None:
+        if hub.lulls and not self._waits_for_lull and self._loop is not None:
+            self._waits_for_lull = True
+            self._loop.call_later(LULL, self._end_lulls, hub)
         successor = hub.replacement.successor
         if successor is not None:
             handover.hand_over(hub, successor)

@@ -82,15 +82,14 @@ class Link:
         Raises:
             OSError: The hub is gone, or did not take all of it in time (``TimeoutError``).
         """
+        sent = self._send_first(data, descriptor)
+        if sent == len(data):
+            return
         deadline = time.monotonic() + seconds
-        rest = memoryview(data)
+        rest = memoryview(data)[sent:]
         while rest:
-            try:
-                sent = self._send_first(rest, descriptor)
-            except BlockingIOError:
-                self._wait(platform.WRITE, deadline)
-                continue
-            descriptor = None
+            self._wait(platform.WRITE, deadline)
+            sent = self._send_first(rest, None if len(rest) < len(data) else descriptor)
             rest = rest[sent:]
 
     def ask(self, message: Message, seconds: float) -> FromHub:
@@ -157,12 +156,16 @@ class Link:
         """Hang up."""
         self._socket.close()
 
-    def _send_first(self, data: memoryview, descriptor: int | None) -> int:
+    def _send_first(self, data: bytes | memoryview, descriptor: int | None) -> int:
+        """Send what fits at once, the descriptor with its first byte; how many bytes that were."""
         if descriptor is None:
-            return self._socket.send(data)
+            return self.send_some(data)
         # socket.send_fds ignores its flags, and hides how much was sent.
         rights = (socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [descriptor]))
-        return self._socket.sendmsg([data], [rights])
+        try:
+            return self._socket.sendmsg((data,), (rights,))
+        except BlockingIOError:
+            return 0
 
     def _wait(self, condition: int, deadline: float) -> None:
         remaining = deadline - time.monotonic()

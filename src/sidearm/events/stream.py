@@ -13,16 +13,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from flask import Response, request
+from flask import Request, Response, request
 from werkzeug.datastructures import Headers
 from werkzeug.wsgi import ClosingIterator
 
 from ..exceptions import EventTooLarge
-from ..hub.eventstream import MEDIA_TYPE, check_channel, encode, retry_field
+from ..hub.eventstream import MEDIA_TYPE, check_channel, encode, frame, retry_field
 from ..hub.memory import MemoryHub
 from ..hub.messages import Handoff
 from ..hub.position import is_end
-from ..tasks.context import require_task
+from ..tasks.context import find_task, require_task
 from ..tasks.state import state_of
 from .closing import check_tags
 from .greenlets import running_loop
@@ -57,6 +57,7 @@ ABSENT_HEADERS = (
     "Transfer-Encoding",
 )
 
+_FIXED_PAIRS = tuple(FIXED_HEADERS.items())
 _OWN_HEADERS = frozenset(name.lower() for name in (*FIXED_HEADERS, *ABSENT_HEADERS))
 
 #: A position in no log: whoever resumes from it gets the gap event, and never silence.
@@ -99,19 +100,21 @@ class EventStream(Response):
         self.subscription = subscription
         self._hub = hub
         self._settings = settings
-        if is_end(subscription.last_event_id or "", subscription.channels):
+        last_event_id = subscription.last_event_id
+        if last_event_id is not None and is_end(last_event_id, subscription.channels):
             self.status_code = 204
             self.headers.set("Cache-Control", FIXED_HEADERS["Cache-Control"])
             del self.headers["Content-Type"]
 
-    def get_wsgi_headers(self, environ: WSGIEnvironment) -> Headers:
-        """Return the final headers: here, because nothing of Flask's runs after this."""
-        headers = super().get_wsgi_headers(environ)
-        if self.status_code != 200:
-            return headers
-        # In one pass: each removal by name would be one.
-        kept = [pair for pair in headers if pair[0].lower() not in _OWN_HEADERS]
-        return Headers([*kept, *FIXED_HEADERS.items()])
+    def get_wsgi_response(
+        self, environ: WSGIEnvironment
+    ) -> tuple[Iterable[bytes], str, list[tuple[str, str]]]:
+        """Return body, status and final headers: here, because nothing of Flask's runs after it."""
+        body, status, headers = super().get_wsgi_response(environ)
+        if self.status_code == 200:
+            headers = [pair for pair in headers if pair[0].lower() not in _OWN_HEADERS]
+            headers += _FIXED_PAIRS
+        return body, status, headers
 
     def get_app_iter(self, environ: WSGIEnvironment) -> Iterable[bytes]:
         """Return the body that hands the client's socket over, or one poll's answer."""
@@ -128,7 +131,7 @@ class EventStream(Response):
         reason = None
         if self._settings.handoff:
             try:
-                return hand_off(find_socket(environ), self._give, self._answer, self._retry())
+                return hand_off(find_socket(environ), self._give, self._answer, self._first_words())
             except NotPossible as error:
                 reason = str(error)
         loop = running_loop()
@@ -138,13 +141,28 @@ class EventStream(Response):
             log_once(reason)
         return map(_called, [self._answer])
 
-    def _retry(self) -> bytes:
+    def _first_words(self) -> bytes:
+        """What the client is told with the head: when to come back, and if it can be, its place."""
         retry = self.subscription.retry
-        return retry_field(spread_out(None, self._settings) if retry is None else retry)
+        words = retry_field(spread_out(None, self._settings) if retry is None else retry)
+        return words + frame(b"", self.subscription.position) if self._tells_place() else words
+
+    def _tells_place(self) -> bool:
+        """Whether the first that the hub would send is where the client would go on from.
+
+        Not before a snapshot, or before what was published earlier: whoever comes back by an id
+        gets neither.
+        """
+        asked = self.subscription
+        return asked.last_event_id is None and asked.snapshot is None and asked.replay is None
 
     def _give(self, descriptor: int) -> bool:
-        shortest = self._settings.retry if self.subscription.retry is None else None
-        message = msgspec.structs.replace(self.subscription, retry=None, shortest_wait=shortest)
+        message = msgspec.structs.replace(
+            self.subscription,
+            retry=None,
+            shortest_wait=self._settings.retry if self.subscription.retry is None else None,
+            knows_place=self._tells_place(),
+        )
         return self._hub.handoff(message, descriptor)
 
     def _answer(self) -> bytes:
@@ -196,34 +214,37 @@ def event_stream(
             "event_stream() got no channel. Name at least one: event_stream('orders')."
         )
     names = tuple(dict.fromkeys(check_channel(channel) for channel in channels))
-    task = require_task(f"event_stream({', '.join(map(repr, names))})")
+    task = find_task(create=True) or require_task(f"event_stream({', '.join(map(repr, names))})")
     _check_seconds("replay", replay)
     _check_seconds("max_age", max_age)
     if retry is not None:
         retry_field(retry)
     state = state_of(task.app)
-    last_event_id = _last_event_id()
-    if is_end(last_event_id or "", names):
+    hub, settings = state.hub, state.settings
+    # Each look at a proxy costs as much as what it finds.
+    asked: Request = request._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001
+    last_event_id = _last_event_id(asked)
+    if last_event_id is not None and is_end(last_event_id, names):
         snapshot = None  # it would not be sent
     if max_age is None:
-        max_age = state.settings.stream_max_age
+        max_age = settings.stream_max_age
     subscription = Handoff(
         channels=names,
         # Before the snapshot, and where a transaction is open already, from its beginning: what
         # was published since may not be in it.
-        position=state.hub.position_at(task.began_ns()),
+        position=hub.position_at(task.began_ns()),
         last_event_id=last_event_id,
-        snapshot=_snapshot(snapshot, names[0], state),
+        snapshot=None if snapshot is None else _snapshot(snapshot, asked.method, names[0], state),
         retry=retry,
         replay=replay,
-        address=request.remote_addr or "",
-        tags=check_tags(tags),
+        address=asked.remote_addr or "",
+        tags=check_tags(tags) if tags else (),
         max_age=max_age or None,
     )
-    if not isinstance(state.hub, MemoryHub):  # a test's process tells no other one
-        state.sightings.note(task.app, request.endpoint)
+    if not isinstance(hub, MemoryHub):  # a test's process tells no other one
+        state.sightings.note(task.app, asked.endpoint)
     stream_class = _stream_class(task.app.response_class)
-    return stream_class(subscription, hub=state.hub, settings=state.settings, headers=headers)
+    return stream_class(subscription, hub=hub, settings=settings, headers=headers)
 
 
 def stream_position() -> str:
@@ -254,17 +275,17 @@ def _stream_class(response_class: type[Response]) -> type[EventStream]:
     return type("EventStream", (EventStream, response_class), {})
 
 
-def _last_event_id() -> str | None:
+def _last_event_id(asked: Request) -> str | None:
     # From the environ, because most clients have neither, and parsing is dear.
-    header: str = request.environ.get("HTTP_LAST_EVENT_ID", "")
+    header: str = asked.environ.get("HTTP_LAST_EVENT_ID", "")
     if header:
         # Browsers send it as UTF-8, WSGI decodes headers as Latin-1 (PEP 3333).
         return header.encode("latin-1", "replace").decode("utf-8", "replace")
-    return (request.args.get("last_event_id") or None) if request.query_string else None
+    return (asked.args.get("last_event_id") or None) if asked.query_string else None
 
 
-def _snapshot(snapshot: Any, channel: str, state: Any) -> bytes | None:
-    if snapshot is None or request.method == "HEAD":
+def _snapshot(snapshot: Any, method: str, channel: str, state: Any) -> bytes | None:
+    if method == "HEAD":
         return None
     value = snapshot() if callable(snapshot) else snapshot
     encoded = encode(state.plain(value), event="snapshot")

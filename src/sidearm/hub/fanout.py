@@ -120,9 +120,9 @@ class Fanout:
         """
         self._subscribers.add(subscriber, channels)
         self._poller.watch(subscriber.fileno())
-        outbox = Outbox(parts, exempt=True)
-        outbox.final = final
-        if outbox.size:
+        if parts:
+            outbox = Outbox(parts, exempt=True)
+            outbox.final = final
             self._send_outbox(subscriber, outbox)
             self._relieve()
 

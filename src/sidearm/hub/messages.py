@@ -173,12 +173,14 @@ class Handoff(Opening, frozen=True, array_like=True, tag="handoff"):
         max_age: Seconds after which it ends, so that its view is asked again. None: never.
         shortest_wait: Its client's shortest wait before it comes back (seconds); where there are
             many streams it is told a longer one. None: what it was told stays.
+        knows_place: Whether it was told ``position`` with its head, as its last id.
     """
 
     address: str | None = None
     tags: tuple[str, ...] = ()
     max_age: float | None = None
     shortest_wait: float | None = None
+    knows_place: bool = False
 
 
 class Fetch(Opening, frozen=True, array_like=True, tag="fetch"):

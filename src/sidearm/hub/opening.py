@@ -31,12 +31,14 @@ class Start(NamedTuple):
         parts: Whole frames, in order; the history's own objects, so that many streams share them.
         gap: Why events may be missing (``"unknown"``, ``"old"`` or ``"epoch"``), or None.
         channels: Those that the stream goes on with. Empty: it was closed.
+        seen: When the view ran; 0 for one that knew another log.
         ended: Whether the stream ends here, for good.
     """
 
     parts: list[bytes]
     gap: str | None
     channels: tuple[str, ...]
+    seen: int
     ended: bool = False
 
 
@@ -53,22 +55,24 @@ def end(log: Log, channels: tuple[str, ...]) -> bytes:
 
 def begin(log: Log, closings: Closings, request: Handoff | Fetch) -> Start:
     """Collect what a stream that opens now has to be sent before the live events."""
-    seen = seen_at(log, request)
-    resumed = min(seen, _resumed(log, request))
-    # One that is polled lives from answer to answer, so for it the last one's place counts.
-    since = resumed if isinstance(request, Fetch) and not request.held else seen
-    left = closings.left_of(request.channels, request.tags, seen)
-    closed = closings.closed_at(request.tags, since)
-    if closed is not None or not left:
-        words = log.newest(left, resumed, until=closed)
-        parts = [*_retry(request), *words, end(log, request.channels)]
-        return Start(parts, None, (), ended=True)
-    if len(left) < len(request.channels):
-        request = msgspec.structs.replace(request, channels=left)
-    parts, gap = _first(log, request)
+    seen = _seen(log, request)
+    left = request.channels
+    if request.tags:
+        resumed = min(seen, _resumed(log, request))
+        # One that is polled lives from answer to answer, so for it the last one's place counts.
+        since = resumed if isinstance(request, Fetch) and not request.held else seen
+        left = closings.left_of(left, request.tags, seen)
+        closed = closings.closed_at(request.tags, since)
+        if closed is not None or not left:
+            words = log.newest(left, resumed, until=closed)
+            parts = [*_retry(request), *words, end(log, request.channels)]
+            return Start(parts, None, (), seen, ended=True)
+        if len(left) < len(request.channels):
+            request = msgspec.structs.replace(request, channels=left)
+    parts, gap = _first(log, request, seen)
     if log.has_ended(left):
-        return Start([*parts, end(log, left)], gap, left, ended=True)
-    return Start(parts, gap, left)
+        return Start([*parts, end(log, left)], gap, left, seen, ended=True)
+    return Start(parts, gap, left, seen)
 
 
 def all_due(log: Log, closings: Closings, request: Handoff | Fetch) -> Start:
@@ -87,11 +91,12 @@ def _retry(request: Opening) -> list[bytes]:
     return [] if request.retry is None else [eventstream.retry_field(request.retry)]
 
 
-def seen_at(log: Log, request: Opening) -> int:
+def _seen(log: Log, request: Opening) -> int:
     """When the view ran; before this log began, if the log is another than the view knew."""
     if request.position is None:
         return log.mark()
     place = position.parse(request.position)
+    # It is the monotonic clock's, so it is not later than now.
     return place.time if place is not None and place.epoch == log.clock.epoch else 0
 
 
@@ -102,7 +107,7 @@ def _resumed(log: Log, request: Opening) -> int:
     return place.time if place is not None and known else log.mark()
 
 
-def _first(log: Log, request: Opening) -> tuple[list[bytes], str | None]:
+def _first(log: Log, request: Handoff | Fetch, seen: int) -> tuple[list[bytes], str | None]:
     """The first frames, and why there is a gap."""
     parts = _retry(request)
     reason = None
@@ -111,7 +116,7 @@ def _first(log: Log, request: Opening) -> tuple[list[bytes], str | None]:
         if not isinstance(missed, str):
             return parts + missed, None
         reason = missed
-    return _join(log, request, parts, reason)
+    return _join(log, request, parts, reason, seen)
 
 
 def _missed(log: Log, request: Opening, last_event_id: str) -> list[bytes] | str:
@@ -132,14 +137,11 @@ def _missed(log: Log, request: Opening, last_event_id: str) -> list[bytes] | str
 
 
 def _join(
-    log: Log, request: Opening, parts: list[bytes], reason: str | None
+    log: Log, request: Handoff | Fetch, parts: list[bytes], reason: str | None, seen: int
 ) -> tuple[list[bytes], str | None]:
     """Start from the position that the view saw."""
-    seen = None if request.position is None else position.parse(request.position)
-    time = log.mark()
-    if seen is not None and seen.epoch == log.clock.epoch:
-        time = min(seen.time, time)
-    elif seen is not None:
+    time = min(seen, log.mark())
+    if not seen:
         # The view looked before this log began: all that it holds follows, and more may be missing.
         time = log.first
         reason = reason or "epoch"
@@ -152,17 +154,18 @@ def _join(
     start = time
     if reason is None and request.replay is not None:
         start = min(time, _seconds_ago(log, request.replay))
-    place = log.clock.text(time)
-    if reason is None:
-        parts.append(eventstream.frame(b"", place))
-    else:
-        parts.append(gap(reason, place))
+    if reason is not None:
+        parts.append(gap(reason, log.clock.text(time)))
+    elif not (isinstance(request, Handoff) and request.knows_place):
+        parts.append(eventstream.frame(b"", log.clock.text(time)))
     if request.snapshot is not None:
         parts.append(request.snapshot)
-    words = log.last_words(request.channels, start)
-    if past := [*words, *log.newest(request.channels, start, until=time)]:
+    past = log.last_words(request.channels, start)
+    if start < time:
+        past += log.newest(request.channels, start, until=time)
+    if past:
         # Their ids lie before the place from which this client would resume.
-        parts += [*past, eventstream.frame(b"", place)]
+        parts += [*past, eventstream.frame(b"", log.clock.text(time))]
     return parts + frames, reason
 
 

@@ -52,12 +52,12 @@ class Streams:
     def open(self, subscriber: Subscriber, message: Handoff) -> opening.Start:
         """Begin a stream, which may be its end, too."""
         start = opening.begin(self._log, self.closings, message)
-        subscriber.seen = opening.seen_at(self._log, message)
+        subscriber.seen = start.seen
         subscriber.tags = message.tags
         if message.max_age is not None:
             age = message.max_age * (1 - AGE_SPREAD * random.random())  # noqa: S311 - no secret
             subscriber.expires = time.monotonic() + age
-        self.watch_age(subscriber)
+            self.watch_age(subscriber)
         subscriber.shortest_wait = message.shortest_wait
         wait = self._wait_of(subscriber)
         parts = [wait, *start.parts] if wait else start.parts

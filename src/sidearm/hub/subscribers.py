@@ -168,7 +168,8 @@ class Subscriber(RawSocket):
             NotAClient: It is something else, which is closed.
         """
         try:
-            subscriber = cls(fileno=descriptor)  # asks for family and type
+            # Asks for family and type; which protocol it is, nobody wants to know.
+            subscriber = cls(-1, -1, 0, descriptor)
         except OSError as error:
             os.close(descriptor)
             raise NotAClient(f"It is no socket ({error.strerror}).") from error

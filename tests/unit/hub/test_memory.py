@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 
+import msgspec
 import pytest
 
 from sidearm.hub import opening
@@ -121,6 +122,30 @@ def test_e3_replayed_events_leave_a_newcomer_at_its_own_place(hub: MemoryHub) ->
     assert [each.data for each in events] == ["1"]
     assert events[0].id < position
     assert parser.last_event_id == position
+
+
+def test_e3_a_newcomer_that_knows_its_place_is_not_told_again(hub: MemoryHub) -> None:
+    """Its worker has told it; what it missed since follows, and a snapshot is never left out."""
+    publish(hub, "a", "before")
+    told = Handoff(("a",), hub.position(), knows_place=True)
+    assert opening.begin(hub._log, hub._closings, told).parts == []
+    publish(hub, "a", "since")
+    for message in (told, msgspec.structs.replace(told, knows_place=False)):
+        events, parser = read(b"".join(opening.begin(hub._log, hub._closings, message).parts))
+        assert [each.data for each in events] == ["since"]
+        assert parser.last_event_id == events[0].id
+    both = msgspec.structs.replace(told, snapshot=b"data: all\n\n")
+    assert data(b"".join(opening.begin(hub._log, hub._closings, both).parts)) == ["all", "since"]
+
+
+def test_e3_a_newcomer_that_knows_a_place_of_another_log_is_told_the_gap(hub: MemoryHub) -> None:
+    """With the place in this log: the one that its worker told it is of no use."""
+    told = Handoff(("a",), MemoryHub().position(), knows_place=True)
+    start = opening.begin(hub._log, hub._closings, told)
+    events, parser = read(b"".join(start.parts))
+    assert start.gap == "epoch"
+    assert [each.event for each in events] == ["sidearm:gap"]
+    assert parser.last_event_id.startswith(hub._log.clock.epoch)
 
 
 def test_nobody_takes_a_socket(hub: MemoryHub) -> None:

@@ -22,7 +22,7 @@ from ..hub.eventstream import MEDIA_TYPE, check_channel, encode, frame, retry_fi
 from ..hub.memory import MemoryHub
 from ..hub.messages import Handoff
 from ..hub.position import is_end
-from ..tasks.context import find_task, require_task
+from ..tasks.context import began_at, require_task
 from ..tasks.state import state_of
 from .closing import check_tags
 from .greenlets import running_loop
@@ -105,6 +105,11 @@ class EventStream(Response):
             self.status_code = 204
             self.headers.set("Cache-Control", FIXED_HEADERS["Cache-Control"])
             del self.headers["Content-Type"]
+
+    @property
+    def runs_nothing(self) -> bool:
+        """Whether it is a stream: then its body is not what the response holds."""
+        return self.status_code == 200
 
     def get_wsgi_response(
         self, environ: WSGIEnvironment
@@ -214,12 +219,14 @@ def event_stream(
             "event_stream() got no channel. Name at least one: event_stream('orders')."
         )
     names = tuple(dict.fromkeys(check_channel(channel) for channel in channels))
-    task = find_task(create=True) or require_task(f"event_stream({', '.join(map(repr, names))})")
+    # Before the snapshot, and where a transaction is open already, from its beginning: what was
+    # published since may not be in it.
+    app, began = began_at("event_stream()")
     _check_seconds("replay", replay)
     _check_seconds("max_age", max_age)
     if retry is not None:
         retry_field(retry)
-    state = state_of(task.app)
+    state = state_of(app)
     hub, settings = state.hub, state.settings
     # Each look at a proxy costs as much as what it finds.
     asked: Request = request._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001
@@ -230,9 +237,7 @@ def event_stream(
         max_age = settings.stream_max_age
     subscription = Handoff(
         channels=names,
-        # Before the snapshot, and where a transaction is open already, from its beginning: what
-        # was published since may not be in it.
-        position=hub.position_at(task.began_ns()),
+        position=hub.position_at(began),
         last_event_id=last_event_id,
         snapshot=None if snapshot is None else _snapshot(snapshot, asked.method, names[0], state),
         retry=retry,
@@ -242,8 +247,8 @@ def event_stream(
         max_age=max_age or None,
     )
     if not isinstance(hub, MemoryHub):  # a test's process tells no other one
-        state.sightings.note(task.app, asked.endpoint)
-    stream_class = _stream_class(task.app.response_class)
+        state.sightings.note(app, asked.endpoint)
+    stream_class = _stream_class(app.response_class)
     return stream_class(subscription, hub=hub, settings=settings, headers=headers)
 
 

@@ -20,7 +20,12 @@ WAITS = "waits"
 
 
 def is_streamed(response: Response) -> bool:
-    """Whether a response's body is made while it is sent; a file that the server sends is not."""
+    """Whether a response's body is made while it is sent; a file that the server sends is not.
+
+    Nor is a stream of events, which says so itself: nothing of the application's runs for it.
+    """
+    if getattr(response, "runs_nothing", False):
+        return False
     if response.direct_passthrough:
         return isinstance(response.response, GeneratorType)
     return response.is_streamed

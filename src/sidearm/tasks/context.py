@@ -11,6 +11,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from contextvars import ContextVar
+from time import monotonic_ns
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
@@ -101,6 +102,34 @@ def require_task(what: str, advice: str | None = None) -> Task:
     if task is None:
         raise OutsideTask(what, advice)
     return task
+
+
+def began_at(what: str) -> tuple[Any, int]:
+    """Since when the work of the code that is running may see old data; a task does not begin.
+
+    Args:
+        what: The call that asks, for the error.
+
+    Returns:
+        The application, and a reading of ``time.monotonic_ns()``: now, if nothing was claimed.
+
+    Raises:
+        OutsideTask: There is no task, and none could begin.
+    """
+    task = find_task(create=False)
+    if task is None:
+        request_context = current_request_context(None)
+        app_context = current_app_context(None)
+        if (
+            request_context is not None
+            and app_context is not None
+            and request_context.app is app_context.app
+            and push_of(request_context)
+            and ANSWERED not in request_context.__dict__
+        ):
+            return app_context.app, monotonic_ns()
+        task = require_task(what)
+    return task.app, task.began_ns()
 
 
 #: The task that is running: ``current_task.doom(...)``, ``.keep()``, ``.name``. False outside.

@@ -27,19 +27,16 @@ class ServerSocket:
 
     Args:
         server_socket: The server's own object.
-
-    Attributes:
-        held: That object.
     """
 
-    __slots__ = ("held",)
+    __slots__ = ("_socket",)
 
     def __init__(self, server_socket: Any) -> None:
-        self.held = server_socket
+        self._socket = server_socket
 
     def fileno(self) -> int:
         """The descriptor that the server writes to; negative if it has closed it."""
-        number: int = self.held.fileno()
+        number: int = self._socket.fileno()
         return number
 
     @property
@@ -47,6 +44,11 @@ class ServerSocket:
         """Whether what is written to the descriptor is not what its client reads."""
         kind: type = type(self._socket)
         return _is_tls(kind)
+
+    @property
+    def held(self) -> Any:
+        """The server's own object, if taking the client needs nothing but what it writes; or None."""
+        return self._socket
 
     def forget(self) -> None:
         """Have an event loop stop watching the client: right before its descriptor is taken."""

@@ -16,7 +16,6 @@ a stream is handed over.
 from __future__ import annotations
 
 import atexit
-import contextlib
 import logging
 import os
 import threading
@@ -332,11 +331,9 @@ class _Caller:
         data = encode(message)
         with self._lock:
             try:
-                if self.link is not None:
-                    # That it is alive was seen when the view ran, and else sending tells.
-                    with contextlib.suppress(ConnectionError):
-                        self.link.send(data, PATIENCE, descriptor)
-                        return True
+                # That it is alive was seen when the view ran, and else sending tells.
+                if self.link is not None and self._was_sent(self.link, data, descriptor):
+                    return True
                 link = self._connected()
                 if link is None:
                     return False
@@ -345,6 +342,15 @@ class _Caller:
                 self._fail(error)
                 return False
             return True
+
+    @staticmethod
+    def _was_sent(link: Link, data: bytes, descriptor: int) -> bool:
+        """Send unless the hub has hung up since: there may be another one by now."""
+        try:
+            link.send(data, PATIENCE, descriptor)
+        except ConnectionError:
+            return False
+        return True
 
     def ask(self, message: Fetch) -> object:
         with self._lock:

@@ -47,7 +47,7 @@ class ServerSocket:
 
     @property
     def held(self) -> Any:
-        """The server's own object, if taking the client needs nothing but what it writes; or None."""
+        """The server's own object, where taking its client needs nothing else; or None."""
         return self._socket
 
     def forget(self) -> None:
@@ -66,6 +66,10 @@ class GeventSocket(ServerSocket):
     """
 
     __slots__ = ()
+
+    @property
+    def held(self) -> None:
+        """None: the loop has to let go of the client, too."""
 
     def forget(self) -> None:
         """Take the client's connection out of the loop's set."""

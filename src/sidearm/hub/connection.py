@@ -46,6 +46,7 @@ class Connection:
         role: What the worker said the connection is for; None before it said hello.
         lost_descriptors: Descriptors that the kernel had no room for, since the last look.
         was_emptied: Whether the last look found everything that had arrived.
+        most_read: The most bytes that came at once in it: a hand-off always comes by itself.
     """
 
     __slots__ = (
@@ -56,6 +57,7 @@ class Connection:
         "_socket",
         "_splitter",
         "lost_descriptors",
+        "most_read",
         "role",
         "was_emptied",
     )
@@ -72,6 +74,7 @@ class Connection:
         self.role: str | None = None
         self.lost_descriptors = 0
         self.was_emptied = False
+        self.most_read = 0
 
     @classmethod
     def restore(cls, worker: Worker, buffer: memoryview, message_limit: int) -> Connection:
@@ -117,6 +120,7 @@ class Connection:
             EOFError: The worker hung up.
         """
         self.was_emptied = False
+        self.most_read = 0
         for _ in range(READS):
             try:
                 # CLOEXEC: a received descriptor would otherwise be inheritable.
@@ -132,6 +136,7 @@ class Connection:
                 self._take_descriptors(ancillary, flags)
             if not size:
                 raise EOFError
+            self.most_read = max(self.most_read, size)
             for data in self._splitter.feed(self._buffer[:size]):
                 message = self._checked(decode_to_hub(data))
                 yield message, self._next_descriptor() if isinstance(message, Handoff) else None

@@ -135,6 +135,11 @@ class Hub:
         if self.was_replaced:
             return
         self._acceptor.begin_round()
+        if self.lulls:
+            # They came before what is read now.
+            for connection in self.lulls.connections():
+                self._serve_connection(connection, readable=True, writable=False)
+            self._admission.admit()
         for descriptor, readable, writable in self._poller.ready():
             if descriptor in self.connections:
                 self._serve_connection(self.connections[descriptor], readable, writable)
@@ -142,9 +147,6 @@ class Hub:
                 self._accept()
             else:
                 self._serve_subscriber(descriptor, readable, writable)
-        if self.lulls:
-            for connection in self.lulls.connections():
-                self._serve_connection(connection, readable=True, writable=False)
         self.fanout.flush()
         self._admission.admit()
 

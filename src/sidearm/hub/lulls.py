@@ -3,8 +3,9 @@
 To be woken for each of them costs more than to take it, and takes the processor away from the
 worker that has sent it. So a connection that brings a client soon after another is not watched for
 a moment (a *lull*): the next ones wait in the kernel, until the moment is over or something else
-wakes the hub. Nobody waits for that: a worker is not answered, and its client has had its head. Nor
-is anything lost: each message says from which position its stream goes on.
+wakes the hub. Nobody waits for that: a worker is not answered, and its client has had its head, and
+its place in the log. A snapshot comes up to that moment later. Nothing is lost: each message says
+from which position its stream goes on, and all that wait are taken before an event is.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import time
 from . import platform
 from .connection import Connection
 
-LULL = 0.02  # seconds
+LULL = 0.05  # seconds
+SMALL = 4096  # bytes; of such messages, more fit the kernel's buffer than come in a lull
 
 
 class Lulls:
@@ -40,13 +42,14 @@ class Lulls:
     def brought_client(self, connection: Connection) -> None:
         """Begin a lull, or go on with it, if clients come in quick succession.
 
-        Not where there was more to read than is read at once: it goes on in the next round.
+        Not where there was more to read than is read at once, which goes on in the next round, nor
+        where a few messages would fill the kernel's buffer: their worker would have to wait.
 
         Args:
             connection: What brought one.
         """
         before, self._last = self._last, time.monotonic()
-        if not connection.was_emptied:
+        if not connection.was_emptied or connection.most_read > SMALL:
             self._end(connection)
         elif connection in self._quiet:
             self._quiet[connection] = True

@@ -49,7 +49,7 @@ class Workers:
         self._stack.callback(links[0].close)
         return links[0]
 
-    def hand_over(self, link: Link) -> None:
+    def hand_over(self, link: Link, snapshot: bytes | None = None) -> None:
         """Hand a client over."""
         client, server = socket.socketpair()
         self._stack.enter_context(client)
@@ -57,7 +57,7 @@ class Workers:
         self.clients.append(client)
         with server:
             log = self.hub.log
-            message = Handoff(("news",), log.clock.text(log.mark()))
+            message = Handoff(("news",), log.clock.text(log.mark()), snapshot=snapshot)
             link.send(encode(message), PATIENCE, server.fileno())
 
     def is_woken(self, seconds: float = 0) -> bool:
@@ -131,14 +131,15 @@ def test_h1_the_hub_is_woken_again_after_a_lull(workers: Workers) -> None:
     assert workers.opened() == 3
 
 
-def test_e4_an_event_finds_the_clients_that_came_before_it(workers: Workers) -> None:
-    """Whatever wakes the hub, those that wait are taken in the same round, and get the event."""
+@pytest.mark.parametrize("keep", [True, False], ids=["kept", "live only"])
+def test_e4_an_event_finds_the_clients_that_came_before_it(workers: Workers, *, keep: bool) -> None:
+    """Those that wait are taken before the event, and get it even where nothing is kept of it."""
     link, publishing = workers.connect("handoff"), workers.connect("publish")
     for _ in range(2):
         workers.hand_over(link)
         workers.serve()
     workers.hand_over(link)
-    publishing.send(encode(Publish([("news", encode_body("now"), True)])), PATIENCE)
+    publishing.send(encode(Publish([("news", encode_body("now"), keep)])), PATIENCE)
     workers.serve()
 
     assert workers.opened() == 3
@@ -161,6 +162,15 @@ def test_h1_more_than_one_round_reads_does_not_wait(workers: Workers) -> None:
         workers.hub.wake()
 
     assert workers.opened() == 2 + 3 * READS
+
+
+def test_h1_long_messages_begin_no_lull(workers: Workers) -> None:
+    """A few of them fill the kernel's buffer, and the worker would have to wait for the hub."""
+    link = workers.connect("handoff")
+    for count in range(1, 6):
+        workers.hand_over(link, b"data: " + b"x" * lulls.SMALL + b"\n\n")
+        workers.serve()
+        assert workers.opened() == count
 
 
 def test_h7_a_worker_that_ends_in_a_lull_loses_no_client(workers: Workers) -> None:

@@ -116,7 +116,7 @@ def main() -> None:
     hub = statistics.median(times["hub"])
     part = ratio(times["stream"], times["ordinary"]) - 1
     print(
-        f"  a stream takes more: {more:.1f} us, {worker:.1f} in the worker and {hub:.1f} in the hub;"
+        f"  a stream takes {more:.1f} us more: {worker:.1f} in the worker and {hub:.1f} in the hub;"
     )
     print(
         f"    {part:.2f} of an empty view (A/A {ratio(times['again'], times['ordinary']) - 1:+.2f},"

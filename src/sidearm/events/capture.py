@@ -17,7 +17,7 @@ import contextlib
 import errno
 import os
 import socket
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -49,10 +49,11 @@ class _Given(socket.socket):
 
     __slots__ = ()
 
-    def sendall(self, data: Any, flags: int = 0, /) -> NoReturn:  # noqa: ARG002
+    def sendall(self, data: Any, flags: int = 0, /) -> None:  # noqa: ARG002
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
-    send = sendmsg = sendall  # type: ignore[assignment]
+    def send(self, data: Any, flags: int = 0, /) -> int:  # noqa: ARG002
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
 
     def recv(self, size: int, flags: int = 0, /) -> bytes:  # noqa: ARG002
         return b""
@@ -61,21 +62,35 @@ class _Given(socket.socket):
         return 0
 
 
+class _Closing(_Given):
+    """The same where the server closes it at once: what it still writes is dropped.
+
+    It is the end of the chunks, and an exception would cost more than all the rest.
+    """
+
+    __slots__ = ()
+
+    def sendall(self, data: Any, flags: int = 0, /) -> None:
+        pass
+
+
 class Capture:
     """Takes the client away from a server that writes to it through a plain socket.
 
     Args:
         plain: The server's socket; see :func:`can_capture`.
+        closes: Whether the server closes it after this response, whatever happens.
 
     Attributes:
         client: The client's socket. What is sent has to go by the methods of ``_socket.socket``:
             its own are those that the server sees.
     """
 
-    __slots__ = ("_open", "client")
+    __slots__ = ("_closes", "_open", "client")
 
-    def __init__(self, plain: socket.socket) -> None:
+    def __init__(self, plain: socket.socket, *, closes: bool = False) -> None:
         self.client = plain
+        self._closes = closes
         self._open = True
         _written[plain] = bytearray()
         plain.__class__ = _Watched
@@ -97,7 +112,7 @@ class Capture:
     def close(self) -> None:
         """Close the descriptor, and let the server see the end of the connection."""
         self._open = False
-        self.client.__class__ = _Given
+        self.client.__class__ = _Closing if self._closes else _Given
         del _written[self.client]
         _socket.socket.close(self.client)
 

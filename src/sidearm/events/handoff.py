@@ -143,7 +143,7 @@ def take(server_socket: ServerSocket) -> Capture | StandIn:
     """
     held = server_socket.held
     if can_capture(held) and held.fileno() >= 0:
-        return Capture(held)
+        return Capture(held, closes=server_socket.closes)
     return StandIn(server_socket)
 
 

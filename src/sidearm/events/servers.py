@@ -27,12 +27,17 @@ class ServerSocket:
 
     Args:
         server_socket: The server's own object.
+        closes: Whether the server closes the connection after this response, whatever happens.
+
+    Attributes:
+        closes: The same.
     """
 
-    __slots__ = ("_socket",)
+    __slots__ = ("_socket", "closes")
 
-    def __init__(self, server_socket: Any) -> None:
+    def __init__(self, server_socket: Any, *, closes: bool = False) -> None:
         self._socket = server_socket
+        self.closes = closes
 
     def fileno(self) -> int:
         """The descriptor that the server writes to; negative if it has closed it."""
@@ -149,7 +154,12 @@ def _in_environ(environ: WSGIEnvironment) -> ServerSocket | None:
     )
     if found is None:
         return None
-    return ServerSocket(found) if greenlets.gevent_loop() is None else GeventSocket(found)
+    if greenlets.gevent_loop() is not None:
+        return GeventSocket(found)
+    # gunicorn's sync worker, the only one of its workers without threads, keeps no connection.
+    return ServerSocket(
+        found, closes="gunicorn.socket" in environ and not environ.get("wsgi.multithread", True)
+    )
 
 
 def _of_uwsgi(environ: WSGIEnvironment) -> ServerSocket | None:

@@ -63,3 +63,21 @@ def test_eventlets_server_gives_it_by_the_requests_body() -> None:
 
         assert find_socket(environ).fileno() == near.fileno()
         assert environ["eventlet.minimum_write_chunk_size"] == 0
+
+
+@pytest.mark.parametrize(
+    ("key", "threads", "closes"),
+    [
+        pytest.param("gunicorn.socket", False, True, id="gunicorn sync"),
+        pytest.param("gunicorn.socket", True, False, id="gunicorn gthread"),
+        pytest.param("werkzeug.socket", False, False, id="flask run"),
+    ],
+)
+def test_only_a_server_that_keeps_no_connection_closes_each(
+    key: str, *, threads: bool, closes: bool
+) -> None:
+    """One that might go on with a request behind the stream has to meet an error."""
+    near, far = socket.socketpair()
+    with near, far:
+        environ = {"SERVER_PROTOCOL": "HTTP/1.1", key: near, "wsgi.multithread": threads}
+        assert find_socket(environ).closes is closes

@@ -96,9 +96,10 @@ class EventStream(Response):
             headers: The view's own.
         """
         # An iterator, so that extensions see a streamed response and leave its body alone.
-        # Without headers of the view's, nobody has to look for a type among them.
-        given = {"content_type": MEDIA_TYPE} if headers is None else {"headers": Headers(headers)}
-        super().__init__(iter(()), **given)
+        if headers is None:
+            super().__init__(iter(()), content_type=MEDIA_TYPE)  # else it is looked for in headers
+        else:
+            super().__init__(iter(()), headers=Headers(headers))
         self.subscription = subscription
         self._hub = hub
         self._settings = settings

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from fronts import run
+from processes import children, expect_end_of, family, program_of
 
 from sidearm.testing import EventSource, UpServer, free_port
 
@@ -48,46 +49,10 @@ class Site(UpServer):
 
     def child(self, program: str) -> int:
         """The process id of the hub (``sidearm.hub``) or gunicorn (``sidearm.workers.web``)."""
-        (found,) = [pid for pid in children(self.pid) if program in arguments(pid)]
-        return found
+        return program_of(children(self.pid), program)
 
     def wait_for_mark(self, name: str) -> None:
         self.wait_until((self.marks / name).exists, PATIENCE, f"the file {name}")
-
-
-def children(pid: int) -> list[int]:
-    """The processes that a process has started; they may have ended meanwhile."""
-    try:
-        return [
-            int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-        ]
-    except FileNotFoundError:
-        return []
-
-
-def arguments(pid: int) -> list[str]:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
-    except FileNotFoundError:
-        return []
-
-
-def family(pid: int) -> list[int]:
-    """A process, and all that it and those have started."""
-    return [pid, *(member for child in children(pid) for member in family(child))]
-
-
-@contextlib.contextmanager
-def expect_end_of(pids: list[int]) -> Iterator[None]:
-    """At the end of the block these processes end; waits for the kernel to say so."""
-    with contextlib.ExitStack() as stack:
-        handles = [os.pidfd_open(pid) for pid in pids]
-        for handle in handles:
-            stack.callback(os.close, handle)
-        yield
-        for pid, handle in zip(pids, handles, strict=True):
-            ended, _, _ = select.select([handle], [], [], PATIENCE)
-            assert ended, f"process {pid} still runs: {arguments(pid)}"
 
 
 @pytest.fixture

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import logging
 import os
 import sys
 
+from .. import logs
 from ..exceptions import HubError
 from .config import HubConfig
 from .server import Server
@@ -31,12 +31,9 @@ def main(arguments: list[str] | None = None) -> int:
         "--replace", action="store_true", help="take over from the hub that runs, if one does"
     )
     parser.add_argument("--log-level", default="WARNING", help="such as INFO; default: WARNING")
+    parser.add_argument("--log-format", choices=logs.FORMATS, default="text")
     options = parser.parse_args(arguments)
-    logging.basicConfig(
-        level=options.log_level,
-        stream=sys.stderr,
-        format="%(asctime)s [%(process)d] [%(levelname)s] hub: %(message)s",
-    )
+    logs.begin("hub", options.log_format, level=options.log_level)
     for descriptor in (options.lifeline, options.ready):
         if descriptor is not None:
             os.set_inheritable(descriptor, False)

@@ -125,7 +125,7 @@ def test_w3_supervisor_takes_its_file(layout: str, tmp_path: Path, env: dict[str
 def test_w3_systemd_takes_its_units(layout: str, tmp_path: Path, env: dict[str, str]) -> None:
     """``systemd-analyze verify`` accepts them without a word."""
     units = exported("systemd", layout, tmp_path, env, "--user", "www-data")
-    assert len(units) == (1 if layout == "sidearm" else 3)
+    assert len(units) == (2 if layout == "sidearm" else 3)
     status, said = run(program("systemd-analyze"), "verify", *map(str, units))
     assert status == 0, said
     ours = [line for line in said.splitlines() if "fronted" in line]
@@ -191,10 +191,14 @@ def log(folder: Path) -> str:
 @pytest.mark.parametrize("kind", KINDS)
 def test_w3_printed_and_never_over_a_file(kind: str, tmp_path: Path, env: dict[str, str]) -> None:
     """Without --output it is printed, as it would be written; a file that exists is left alone."""
-    (path,) = exported(kind, "sidearm", tmp_path, env)
-    assert sidearm("fronted:app", "export", kind, env=env) == path.read_text()
+    path, *others = exported(kind, "sidearm", tmp_path, env)
+    texts = [path.read_text()]
+    if others:  # each has its name before it
+        texts = [f"# ---- {each.name}\n{each.read_text()}" for each in (path, *others)]
+    assert sidearm("fronted:app", "export", kind, env=env) == "".join(texts)
     path.write_text("mine")
-    status, _, errors = sidearm_ends("fronted:app", "export", kind, "-o", str(path), env=env)
+    where = str(tmp_path if others else path)
+    status, _, errors = sidearm_ends("fronted:app", "export", kind, "-o", where, env=env)
     assert status == 1
     assert f"{path} exists" in errors
     assert path.read_text() == "mine"

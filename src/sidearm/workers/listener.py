@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 
 from ..exceptions import StartError
@@ -47,6 +48,24 @@ def open_listener(host: str, port: int) -> socket.socket:
         listener.close()
         raise StartError(f"{address} cannot be had: {_cure(error, port)}") from error
     return listener
+
+
+def name_of(listener: socket.socket) -> str:
+    """Where a listener is found: an ``http`` URL, or the path of a Unix socket."""
+    where = listener.getsockname()
+    if listener.family in (socket.AF_INET, socket.AF_INET6):
+        return f"http://{format_address(*where[:2])}"
+    return f"unix:{os.fsdecode(where)}".replace("\0", "@")
+
+
+def keep_silent_ones_back(listener: socket.socket) -> None:
+    """Do for a listener that was inherited what :func:`open_listener` does for its own.
+
+    Args:
+        listener: Any listening socket; one that is not TCP needs nothing.
+    """
+    if listener.family in (socket.AF_INET, socket.AF_INET6):
+        defer_accept(listener, SILENCE)
 
 
 def format_address(host: str, port: int) -> str:

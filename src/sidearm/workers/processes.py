@@ -30,6 +30,7 @@ from typing import Any
 import msgspec
 
 from ..exceptions import StartError
+from .systemd import Notifier
 
 FIRST_DELAY = 0.1  # seconds before a dead child is started again; doubled each time
 LONGEST_DELAY = 10.0  # seconds
@@ -46,9 +47,10 @@ class Service:
     """What one child runs.
 
     Its program understands ``--lifeline FD`` (end when that pipe does) and ``--ready FD`` (write a
-    JSON object as a line there when it can be used; one with ``workers`` is written by each). One
-    that ``succeeds`` also understands ``--replace``, and may write :data:`WANTS_SUCCESSOR` and
-    :data:`KEEPS_ALL` there.
+    JSON object as a line there when it can be used; one with ``workers`` is written by each, and
+    one of a service that ``reloads`` counts in ``loads`` how often it has). One that ``succeeds``
+    also understands ``--replace``, and may write :data:`WANTS_SUCCESSOR` and :data:`KEEPS_ALL`
+    there.
 
     Attributes:
         name: As it stands in messages, such as ``"the hub"``.
@@ -82,6 +84,8 @@ class Child:
         pipe: Where it says that it is ready; None when nothing more is heard from there.
         follows: Whether its process has taken over from another.
         is_given_up: Whether its process was to take over, and cannot any more.
+        loads: How often its process has loaded its code again, as far as it has said.
+        reload_from: What ``loads`` was when it was asked to; None: it has done so.
     """
 
     def __init__(self, service: Service) -> None:
@@ -94,6 +98,9 @@ class Child:
         self.pipe: int | None = None
         self.follows = False
         self.is_given_up = False
+        self.loads = 0
+        self.reload_from: int | None = None
+        self._fresh = 0  # workers that have said that they run the code of the last load
         self._said = b""
         self._delay = FIRST_DELAY
 
@@ -138,6 +145,7 @@ class Child:
         self.due = None
         self.ready = None
         self.follows = False
+        self.loads, self._fresh, self.reload_from = 0, 0, None
         self._said = b""
         service = self.service
         self.pipe, theirs = os.pipe()
@@ -172,10 +180,31 @@ class Child:
         facts = msgspec.json.decode(lines[0], type=dict[str, Any])
         if sum(line.endswith(b"\n") for line in lines) < facts.get("workers", 1):
             return False
+        self._said = self._said.rpartition(b"\n")[2]
         self.ready = facts
         self.ready_since = now
         self.ever_ready = True
         return True
+
+    def has_reloaded(self, said: bytes) -> bool:
+        """Keep what it said after it was ready. True: all workers run what was last loaded."""
+        self._said += said
+        *lines, self._said = self._said.split(b"\n")
+        for line in lines:
+            facts = msgspec.json.decode(line, type=dict[str, Any])
+            loads = facts.get("loads", 0)
+            if loads > self.loads:
+                self.loads, self._fresh = loads, 0
+            if loads == self.loads:
+                self._fresh += 1
+            if (
+                self.reload_from is not None
+                and self.loads > self.reload_from
+                and self._fresh >= facts.get("workers", 1)
+            ):
+                self.reload_from = None
+                return True
+        return False
 
     def postpone(self, now: float) -> float:
         """Plan the next start, and say in how many seconds: longer each time that it dies soon."""
@@ -201,6 +230,9 @@ class Supervisor:
         say: Prints one line about what happened to a child.
         on_ready: Called once, when all are ready for the first time.
         on_stop: Called once, before the first is stopped, with the failure that it is for, if any.
+        notifier: Tells a service manager, if there is one.
+        drain: Seconds between the signal and the first stop, in which all goes on.
+        on_drain: Called when they begin.
     """
 
     def __init__(
@@ -210,6 +242,9 @@ class Supervisor:
         say: Callable[[str], None],
         on_ready: Callable[[Mapping[str, Child]], None],
         on_stop: Callable[[StartError | None], None],
+        notifier: Notifier | None = None,
+        drain: float = 0.0,
+        on_drain: Callable[[], None] = lambda: None,
     ) -> None:
         self._children = {service.name: Child(service) for service in services}
         self._successors: dict[str, Child] = {}
@@ -218,6 +253,11 @@ class Supervisor:
         self._say = say
         self._on_ready = on_ready
         self._on_stop = on_stop
+        self._drain = drain
+        self._on_drain = on_drain
+        self._drained: float | None = None  # when draining is over, by the monotonic clock
+        self._notifier = notifier or Notifier({})
+        self._sign_of_life = 0.0  # when the next is due, by the monotonic clock
         self._selector = selectors.DefaultSelector()
         self._signals: list[int] = []
         self._on_terminal = os.isatty(0)  # asked now: one that has hung up is none
@@ -248,6 +288,11 @@ class Supervisor:
 
     def _watch(self, lifeline: int) -> None:
         while not self._over():
+            self._give_sign_of_life()
+            if self._drained is not None and time.monotonic() >= self._drained:
+                self._drained = None
+                self._stop()
+                continue
             self._start_due(lifeline)
             while self._wanted:
                 self._start_successor(self._wanted.pop(0), lifeline)
@@ -300,10 +345,18 @@ class Supervisor:
         if number == signal.SIGHUP and not self._on_terminal:
             for child in self._children.values():
                 if child.service.reloads and child.ready is not None:
+                    self._notifier.reloading()
+                    child.reload_from = child.loads
                     self._signal(child, signal.SIGHUP)
-        elif self._stopping:
+        elif self._stopping or self._drained is not None:
+            if not self._stopping:
+                self._drained = None
+                self._stop()
             for child in self._children.values():
                 child.signal_group(signal.SIGKILL)
+        elif self._drain and self._announced:
+            self._drained = time.monotonic() + self._drain
+            self._on_drain()
         else:
             self._stop()
 
@@ -314,6 +367,7 @@ class Supervisor:
         for successor in self._successors.values():
             self._kill(successor)
         self._successors.clear()
+        self._notifier.stopping()
         self._on_stop(self._failure)
 
     def _over(self) -> bool:
@@ -399,8 +453,12 @@ class Supervisor:
             successor.is_given_up = True
             successor.due = time.monotonic() + LAST_WORDS
         again = child.ever_ready
-        if child.ready is None and child.take_down(said, time.monotonic()):
-            self._ready(child, again=again)
+        if child.ready is None:
+            if child.take_down(said, time.monotonic()):
+                self._ready(child, again=again)
+        elif child.service.reloads and child.has_reloaded(said):
+            self._say(f"{child.service.name} runs the new code.")
+            self._notifier.ready()
 
     def _ready(self, child: Child, *, again: bool) -> None:
         name = child.service.name
@@ -419,6 +477,9 @@ class Supervisor:
         if not self._announced and all(c.ready is not None for c in self._children.values()):
             self._announced = True
             self._on_ready(self._children)
+            self._notifier.ready()
+        elif again and child.service.reloads:
+            self._notifier.ready()  # also where it died of the new code, and has it now
 
     def _reap(self) -> None:
         now = time.monotonic()
@@ -476,6 +537,12 @@ class Supervisor:
         if child.process is not None:
             child.process.send_signal(number)
 
+    def _give_sign_of_life(self) -> None:
+        interval, now = self._notifier.interval, time.monotonic()
+        if interval is not None and now >= self._sign_of_life:
+            self._sign_of_life = now + interval
+            self._notifier.alive()
+
     def _pause(self) -> float | None:
         """Seconds until something is due; None: until something happens."""
         if self._stopping:
@@ -483,6 +550,10 @@ class Supervisor:
         else:
             waiting = (*self._children.values(), *self._successors.values(), *self._replaced)
             due = [child.due for child in waiting if child.due is not None]
+        if self._notifier.interval is not None:
+            due.append(self._sign_of_life)
+        if self._drained is not None:
+            due.append(self._drained)
         return max(0.0, min(due) - time.monotonic()) if due else None
 
 

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..exceptions import HubError, StartError
 from ..hub.config import HubConfig
 from ..hub.listener import Listener
-from .listener import format_address, open_listener
+from .listener import keep_silent_ones_back, name_of, open_listener
 from .processes import Child, Service, Supervisor
+from .systemd import Notifier, take_listeners
 
 WEB = "The web server"
 HUB = "The hub"
@@ -33,7 +35,7 @@ class Site:
         app_name: As it stands in messages.
         hub: The hub's configuration.
         host: The address of the pages.
-        port: Its port; 0 takes a free one.
+        port: Its port; 0 takes a free one. What the service manager has opened goes before both.
         gunicorn: Arguments for gunicorn.
     """
 
@@ -55,24 +57,32 @@ class Site:
             HubError: The hub's socket cannot be had, or another hub has it.
         """
         check_platform()
+        notifier, listeners = Notifier(os.environ), take_listeners()
         self.sweep()
-        with open_listener(self.host, self.port) as listener:
+        with contextlib.ExitStack() as stack:
+            for listener in listeners:
+                keep_silent_ones_back(listener)
+            if not listeners:
+                listeners = [open_listener(self.host, self.port)]
+            for listener in listeners:
+                stack.enter_context(listener)
 
             def say_ready(children: Mapping[str, Child]) -> None:
-                for line in self.describe(listener, children):
+                for line in self.describe(listeners, children):
                     say(line)
 
             def close(failure: StartError | None) -> None:
                 if failure is None:
                     say("Stopping: first the web server, then the hub.")
-                listener.close()  # the web server has it too, until it has stopped
+                stack.close()  # the web server has them too, until it has stopped
 
             try:
                 Supervisor(
-                    (self.hub_service(), self.web_service(listener)),
+                    (self.hub_service(), self.web_service(listeners)),
                     say=say,
                     on_ready=say_ready,
                     on_stop=close,
+                    notifier=notifier,
                 ).run()
             finally:
                 # A hub that was killed leaves its socket; one that began since then keeps its own.
@@ -95,22 +105,26 @@ class Site:
             succeeds=True,
         )
 
-    def web_service(self, listener: socket.socket) -> Service:
+    def web_service(self, listeners: Sequence[socket.socket]) -> Service:
         app = () if self.app_import_path is None else ("--app", self.app_import_path)
+        descriptors = tuple(listener.fileno() for listener in listeners)
+        listen = tuple(word for each in descriptors for word in ("--listen", str(each)))
         return Service(
             name=WEB,
             program=("-m", "sidearm.workers.web"),
-            arguments=("--listen", str(listener.fileno()), *app, "--", *self.gunicorn),
-            descriptors=(listener.fileno(),),
+            arguments=(*listen, *app, "--", *self.gunicorn),
+            descriptors=descriptors,
             environment={"SIDEARM_SOCKET": self.hub.socket},
             reloads=True,
         )
 
-    def describe(self, listener: socket.socket, children: Mapping[str, Child]) -> tuple[str, ...]:
+    def describe(
+        self, listeners: Sequence[socket.socket], children: Mapping[str, Child]
+    ) -> tuple[str, ...]:
         """The lines that stand there when everything answers."""
-        address = format_address(self.host, listener.getsockname()[1])
+        address = " and ".join(map(name_of, listeners))
         return (
-            f"Sidearm serves {self.app_name} on http://{address} (Ctrl-C stops it)",
+            f"Sidearm serves {self.app_name} on {address} (Ctrl-C stops it)",
             f"  web  {describe_workers(children[WEB].ready or {})}",
             f"  hub  process {_pid(children[HUB])}, socket {self.hub.socket}",
         )

@@ -35,6 +35,7 @@ class WebWorkers(WSGIApplication):  # type: ignore[misc]  # gunicorn has no type
     def __init__(self, app_import_path: str | None, ready: int) -> None:
         self.app_import_path = app_import_path
         self.ready = ready
+        self.loads = 0
         super().__init__("flask sidearm up [OPTIONS] -- [GUNICORN'S OPTIONS]", prog="gunicorn")
 
     def load_default_config(self) -> None:
@@ -49,13 +50,24 @@ class WebWorkers(WSGIApplication):  # type: ignore[misc]  # gunicorn has no type
 
     def load_config(self) -> None:
         super().load_config()
-        theirs = self.cfg.post_worker_init
+        theirs = self.cfg.post_worker_init, self.cfg.on_reload, self.cfg.on_starting
 
         def post_worker_init(worker: object) -> None:
-            theirs(worker)
+            theirs[0](worker)
             self.tell_ready()
 
+        def on_reload(server: object) -> None:
+            self.loads += 1  # in the master, before it forks the workers that have the new code
+            theirs[1](server)
+
+        def on_starting(server: Any) -> None:
+            # A Unix socket's file is its opener's, such as systemd's: it stays at the end.
+            server.systemd = True
+            theirs[2](server)
+
         self.cfg.set("post_worker_init", post_worker_init)
+        self.cfg.set("on_reload", on_reload)
+        self.cfg.set("on_starting", on_starting)
 
     def load_wsgiapp(self) -> Any:
         return ScriptInfo(app_import_path=self.app_import_path).load_app()
@@ -72,6 +84,7 @@ class WebWorkers(WSGIApplication):  # type: ignore[misc]  # gunicorn has no type
             "workers": self.cfg.workers,
             "worker_class": self.cfg.worker_class_str,
             "threads": self.cfg.threads,
+            "loads": self.loads,
             # After graceful_timeout gunicorn kills its workers itself.
             "stop_within": self.cfg.graceful_timeout + 5.0,
         }
@@ -82,7 +95,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(prog="python -m sidearm.workers.web", allow_abbrev=False)
     parser.add_argument("--lifeline", type=int, required=True)
     parser.add_argument("--ready", type=int, required=True)
-    parser.add_argument("--listen", type=int, required=True)
+    parser.add_argument("--listen", type=int, action="append", required=True)
     parser.add_argument("--app")
     parser.add_argument("gunicorn", nargs=argparse.REMAINDER)
     options = parser.parse_args(arguments)
@@ -90,7 +103,8 @@ def main(arguments: Sequence[str]) -> None:
     end_with_parent(options.lifeline)
     theirs = options.gunicorn[1:]  # without the "--" that begins them
     # gunicorn reads sys.argv again when it reloads; the last word is what it takes for the module.
-    sys.argv = ["gunicorn", "--bind", f"fd://{options.listen}", *theirs, options.app or "app"]
+    binds = [word for each in options.listen for word in ("--bind", f"fd://{each}")]
+    sys.argv = ["gunicorn", *binds, *theirs, options.app or "app"]
     WebWorkers(options.app, options.ready).run()
 
 

@@ -104,6 +104,9 @@ def _systemd(deployment: Deployment) -> dict[str, str]:
             unit=unit,
             minfds=deployment.streams + 1024,
         )
+        if deployment.layout == "sidearm":
+            name = f"{deployment.name}.socket"
+            units[name] = _render("unit.socket.j2", d=deployment, each=program, unit=name)
     return units
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import click
 from flask.cli import ScriptInfo, pass_script_info
 
+from . import logs
 from .exceptions import ExportError, SidearmError, StartError
 from .extension import AppState, Sidearm
 from .settings import Settings
@@ -37,6 +38,14 @@ def sidearm() -> None:
     """Run and look after what stands beside the application."""
 
 
+log_format_option = click.option(
+    "--log-format",
+    type=click.Choice(logs.FORMATS),
+    envvar="SIDEARM_LOG_FORMAT",
+    help="Of every process's lines, instead of SIDEARM_LOG_FORMAT's.  [default: text]",
+)
+
+
 @sidearm.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="The address to listen on.")
 @click.option(
@@ -52,6 +61,14 @@ def sidearm() -> None:
 @click.option(
     "--threads", type=click.IntRange(min=1), help="Threads of each web worker.  [default: 1]"
 )
+@click.option(
+    "--drain",
+    type=click.FloatRange(min=0),
+    default=0.0,
+    metavar="SECONDS",
+    help="Go on serving for so long before a stop, while /-/ready says no.  [default: 0]",
+)
+@log_format_option
 @socket_option
 @click.argument("gunicorn_arguments", metavar="[-- GUNICORN'S OPTIONS]", nargs=-1)
 @pass_script_info
@@ -62,16 +79,25 @@ def up(
     port: int,
     workers: int | None,
     threads: int | None,
+    drain: float,
+    log_format: str | None,
     socket_path: str | None,
     gunicorn_arguments: tuple[str, ...],
 ) -> None:
     """Run web workers and hub on one port, until Ctrl-C.
 
-    What dies is started again. Everything after "--" goes to gunicorn.
+    What dies is started again. Everything after "--" goes to gunicorn. Sockets that systemd has
+    opened are used in place of --host and --port.
     """
+    if log_format is not None:
+        logs.begin("up", log_format)
     with _errors_as_lines():
         app = info.load_app()
         from .workers.site import Site
+
+        if log_format is None:
+            log_format = _state_of(app).settings.log_format
+            logs.begin("up", log_format)
 
         Site(
             app_import_path=info.app_import_path,
@@ -84,7 +110,9 @@ def up(
                 *(("--threads", str(threads)) if threads else ()),
                 *gunicorn_arguments,
             ),
-        ).run(_say)
+            drain=drain,
+            log_format=log_format,
+        ).run(logs.speaker("up", log_format))
 
 
 layout_option = click.option(
@@ -316,11 +344,17 @@ def _absolute(path: str | None) -> str | None:
     is_flag=True,
     help="Take over from the hub that runs, with every open stream; none reconnects.",
 )
+@log_format_option
 @socket_option
 @pass_script_info
 @click.pass_context
 def hub(
-    context: click.Context, info: ScriptInfo, *, replace: bool, socket_path: str | None
+    context: click.Context,
+    info: ScriptInfo,
+    *,
+    replace: bool,
+    log_format: str | None,
+    socket_path: str | None,
 ) -> None:
     """Run the hub alone, until Ctrl-C, beside web workers that something else runs.
 
@@ -332,22 +366,25 @@ def hub(
             raise click.UsageError("--replace runs a hub; it goes with no other command.")
         return
     with _errors_as_lines():
-        config = hub_config(info.load_app(), socket_path)
+        app = info.load_app()
+        config = hub_config(app, socket_path)
+        log_format = log_format or _state_of(app).settings.log_format
         if replace and _was_replaced_by_its_owner(config.socket):
             return
         from .hub.server import Server
 
+        logs.begin("hub", log_format, level="WARNING")
+        say = logs.speaker("hub", log_format)
         server = Server(config, replace=replace)
 
         def tell_up() -> None:
             old = server.predecessor
             taken = "" if old is None else f", in place of process {old}"
-            with contextlib.suppress(OSError):  # nobody reads, or the disk is full: it serves
-                click.echo(f"The hub listens on {config.socket}{taken} (Ctrl-C stops it)")
+            say(f"The hub listens on {config.socket}{taken} (Ctrl-C stops it)")
 
         server.run(tell_up)
         if server.was_replaced:
-            _say("Another hub has taken over.")
+            say("Another hub has taken over.")
 
 
 def _was_replaced_by_its_owner(socket_path: str) -> bool:
@@ -652,12 +689,6 @@ def hub_config(app: Flask, socket_path: str | None) -> HubConfig:
 def _state_of(app: Flask) -> AppState:
     state: AppState | None = app.extensions.get("sidearm")
     return state or AppState(Sidearm(), app, Settings.from_config(app.config))
-
-
-def _say(line: str) -> None:
-    """Print a line, unless nobody can read it any more: what is left to do is done all the same."""
-    with contextlib.suppress(OSError):
-        click.echo(line)
 
 
 @contextlib.contextmanager

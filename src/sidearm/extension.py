@@ -83,6 +83,7 @@ class AppState(TaskState):
         self.confirm_template: Any = None
         self.webhooks = sources_of(settings.webhooks)
         self.delivery_ledgers: dict[Any, Any] = {}
+        self.health: Any = None  # a workers.health.Health, where it answers
         self.assets: Any = None  # an assets.installation.Assets, where SIDEARM_ASSETS is set
         self._app = weakref.ref(app)
         self._hub: HubClient | MemoryHub | None = None
@@ -222,6 +223,8 @@ class Sidearm:
         self.rule: OutcomeRule | None = None
         self.joining: list[Resource] = []
         self.resources: list[Resource] = []
+        self.clients: list[Any] = []  # of caches whose writes wait, that can tell if they are well
+        self.health_checks: list[Callable[[], Any]] = []
         self.token_kinds: dict[str, TokenKind[Any]] = {}
         self._apps: weakref.WeakSet[Flask] = weakref.WeakSet()
         if app is not None:
@@ -257,6 +260,10 @@ class Sidearm:
         app.context_processor(_template_context)
         if state.settings.assets is not None:
             state.assets = _install_assets(app, state.settings)
+        if state.settings.health:
+            from .workers.health import install
+
+            install(app)
 
     @overload
     def resource(self, function: Callable[[], Generator[T]], /) -> Callable[[], T]: ...
@@ -340,7 +347,10 @@ class Sidearm:
                     f"arm.use() was given {thing!r} and commit={commit!r}. A cache's writes belong"
                     " to the transactions in which they are made; leave commit= out."
                 )
-            return wrapper(thing, context.require_task)
+            client = wrapper(thing, context.require_task)
+            if hasattr(client, "reach"):
+                self.clients.append(client)
+            return client
         if is_pool(thing):
             return self._accessor(ConnectionPool(thing, commit or "task"))
         raise TypeError(
@@ -393,6 +403,22 @@ class Sidearm:
         for app in self._apps:
             app.extensions["sidearm"].rule = rule
         return rule
+
+    def health_check(self, check: Callable[[], Any]) -> Callable[[], Any]:
+        """Declare something without which the application cannot work. A decorator.
+
+        ``/-/ready`` says so while it fails. Declared databases and Redis are asked anyway.
+
+        Args:
+            check: Called without arguments, in an application context and a thread of its own, at
+                most once a second; not well if it raises, returns ``False``, or takes longer than
+                ``SIDEARM_HEALTH_TIMEOUT``.
+
+        Returns:
+            The function.
+        """
+        self.health_checks.append(check)
+        return check
 
     def represent(self, type_: type[T]) -> Callable[[Callable[[T], Any]], Callable[[T], Any]]:
         """Declare what views that return an instance of a type answer. A decorator.

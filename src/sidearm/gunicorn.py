@@ -23,6 +23,7 @@ from typing import Any
 
 from .exceptions import StartError
 from .hub.platform import READ, wait_ready
+from .workers.health import tell_draining
 from .workers.own_hub import python_path
 
 __all__ = ["on_exit", "on_starting", "post_worker_init", "pre_fork"]
@@ -150,6 +151,7 @@ def post_worker_init(worker: Any) -> None:
     Args:
         worker: gunicorn's worker, which has loaded the application.
     """
+    tell_draining(lambda: not worker.alive)
 
 
 def on_exit(server: Any) -> None:  # noqa: ARG001 (gunicorn's own signature)

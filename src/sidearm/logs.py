@@ -93,13 +93,14 @@ def begin(process: str, form: str, *, level: int | str | None = None) -> None:
     Args:
         process: What the process is, such as ``"web"``.
         form: ``"text"`` or ``"json"``.
-        level: From which level on the root logger writes to standard error; None: as it is.
+        level: From which level on the root logger writes to standard error, unless the application
+            has said where it writes; None: as it is.
     """
     if form == "json":
         sys.stdout = LineWriter(sys.stdout, process, logging.INFO)
         sys.stderr = LineWriter(sys.stderr, process, logging.WARNING)
         sys.excepthook = _log_uncaught(process)
-    if level is not None:
+    if level is not None and not logging.root.handlers:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(formatter_for(process, form))
         logging.root.addHandler(handler)

@@ -55,6 +55,12 @@ def _boolean(key: str, value: Any) -> bool:
     return value
 
 
+def _boolean_or_none(key: str, value: Any) -> bool | None:
+    if value is not None and not isinstance(value, bool):
+        raise SettingError(key, value, "Give True, False or None.")
+    return value
+
+
 def _path(key: str, value: Any) -> str | None:
     if value is None or (isinstance(value, str) and value and "\0" not in value):
         return value
@@ -455,6 +461,26 @@ class Settings:
         "types",
         "Content types of static files by ending or file name, such as"
         " `{'.glb': 'model/gltf-binary'}`.",
+    )
+
+    health: bool | None = _setting(
+        None,
+        _boolean_or_none,
+        "",
+        "Answer `/-/live` and `/-/ready`. None: under `flask sidearm up` only.",
+    )
+    health_timeout: float = _setting(
+        2.0,
+        _seconds(0.1),
+        "seconds",
+        "What has not answered `/-/ready` after so long is taken to be away.",
+    )
+    log_format: str = _setting(
+        "text",
+        _one_of("text", "json"),
+        "",
+        "The form of the log lines of `flask sidearm up` and its processes. 'json': one object on"
+        " each line.",
     )
 
     @classmethod

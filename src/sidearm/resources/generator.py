@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator
 from typing import Any, NoReturn
 
 from ..tasks.claims import Claim, CommitMode, Resource, Savepoint
+from .reach import reach_generated
 from .savepoints import savepoint_of
 from .transactions import Probe, probe_for, refuse_aborted
 
@@ -70,6 +71,10 @@ class GeneratorResource(Resource):
             plain.probe = self._probe
             plain.can_look = True
         return plain
+
+    def reach(self) -> None:
+        """Raise unless what it yields can be had and answers."""
+        reach_generated(self._function)
 
 
 class GeneratorClaim(Claim):

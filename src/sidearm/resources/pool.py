@@ -6,6 +6,7 @@ import inspect
 from typing import Any
 
 from ..tasks.claims import Claim, CommitMode, Resource, Savepoint
+from .reach import reach_pooled
 from .savepoints import savepoint_of
 from .transactions import probe_for, refuse_aborted
 
@@ -36,6 +37,10 @@ class ConnectionPool(Resource):
     def claim(self) -> Claim:
         """Take a connection out."""
         return PooledClaim(self, self._pool.getconn(), self._pool)
+
+    def reach(self) -> None:
+        """Raise unless a connection can be had and answers."""
+        reach_pooled(self._pool)
 
 
 class PooledClaim(Claim):

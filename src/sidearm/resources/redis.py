@@ -91,6 +91,10 @@ class TaskRedis:
         self._encoder: Any = client.get_encoder()
         self._send = self._apply  # one object, by which neighbours leave together
 
+    def reach(self) -> None:
+        """Raise unless the server answers."""
+        self.now.ping()
+
     # Reading
 
     def get(self, name: Any) -> Any:

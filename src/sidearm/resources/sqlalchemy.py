@@ -14,15 +14,17 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from sqlalchemy import event
 from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session, scoped_session, sessionmaker
 
 from ..tasks.claims import Claim, CommitMode, Resource, Transaction
 from ..tasks.context import at_teardown, find_task, is_inner
+from .reach import reach
 from .savepoints import Nested
 from .transactions import refuse_aborted_under
 
@@ -69,6 +71,10 @@ class SessionMaker(Resource):
         session = self._factory()
         return SessionClaim(self, session, session.close)
 
+    def reach(self) -> None:
+        """Raise unless every database that its sessions work with answers."""
+        _reach(_engines_of(self._factory))
+
 
 class EngineConnections(Resource):
     """An engine: ``get_connection = arm.use(engine)``, then ``get_connection()``.
@@ -88,6 +94,10 @@ class EngineConnections(Resource):
     def claim(self) -> Claim:
         """Connect."""
         return ConnectionClaim(self, self._engine.connect())
+
+    def reach(self) -> None:
+        """Raise unless the database answers."""
+        _reach([self._engine])
 
 
 class ConnectionClaim(Claim):
@@ -124,14 +134,23 @@ class ScopedSession(Resource):
         commit: ``"task"`` or ``"explicit"``.
         removes: Whether Sidearm removes the session with the task. Flask-SQLAlchemy does that
             itself, and may keep one for a test's fixture.
+        engines: What its sessions work with, in an application context; None: what their factory
+            was given.
     """
 
     joins: ClassVar[bool] = True
 
     def __init__(
-        self, registry: scoped_session[Any], name: str, commit: CommitMode, *, removes: bool
+        self,
+        registry: scoped_session[Any],
+        name: str,
+        commit: CommitMode,
+        *,
+        removes: bool,
+        engines: Callable[[], Iterable[Engine]] | None = None,
     ) -> None:
         super().__init__(name, commit)
+        self._engines = engines or functools.partial(_engines_of, registry.session_factory)
         self.registry = registry
         self._removes = removes
         _listen()
@@ -141,6 +160,10 @@ class ScopedSession(Resource):
     def claim(self) -> Claim:
         """Claim the session of the current scope."""
         return self._claim(self.registry())
+
+    def reach(self) -> None:
+        """Raise unless every database that its sessions work with answers."""
+        _reach(self._engines())
 
     def suspend(self) -> Callable[[], None] | None:
         """Give an inner task a session of its own, where the scope is the thread's."""
@@ -497,5 +520,33 @@ def resource_for(thing: Any, commit: CommitMode | None) -> Resource | None:
         return ScopedSession(thing, "session", commit or "task", removes=True)
     session = getattr(thing, "session", None)
     if hasattr(thing, "init_app") and isinstance(session, scoped_session):
-        return ScopedSession(session, "db.session", commit or "explicit", removes=False)
+        engines = functools.partial(_engines_of_extension, thing)
+        return ScopedSession(
+            session, "db.session", commit or "explicit", removes=False, engines=engines
+        )
     return None
+
+
+def _engines_of_extension(thing: Any) -> list[Engine]:
+    """The engines of Flask-SQLAlchemy for the current application."""
+    return list(getattr(thing, "engines", {}).values())
+
+
+def _engines_of(factory: Any) -> list[Engine]:
+    """The engines that a session factory was given."""
+    options: Mapping[str, Any] = getattr(factory, "kw", {})
+    binds = [options.get("bind"), *(options.get("binds") or {}).values()]
+    return list({bind.engine for bind in binds if bind is not None})
+
+
+def _reach(engines: Iterable[Engine]) -> None:
+    for engine in engines:
+        try:
+            with engine.connect() as connection:
+                reach(connection)
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+            # It was of before the server's restart. Now the pool has dropped all such ones.
+            with engine.connect() as connection:
+                reach(connection)

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 
 from ..exceptions import TransactionAborted
 from ..tasks.claims import Claim, CommitMode, Resource, Savepoint, Transaction
+from .reach import reach
 from .savepoints import savepoint_of
 
 
@@ -202,6 +203,14 @@ class SQLite(Resource):
             connection.close()
             raise
         return SQLiteClaim(self, connection, connection.close)
+
+    def reach(self) -> None:
+        """Raise unless the file is a database that can be read."""
+        claim = self.claim()
+        try:
+            reach(claim.value)
+        finally:
+            claim.release()
 
 
 class SQLiteClaim(Claim):

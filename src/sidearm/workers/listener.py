@@ -13,6 +13,8 @@ BACKLOG = 2048  # connections that wait while workers are busy or being restarte
 #: Seconds for which a connection that says nothing is kept from the workers; longer than browsers
 #: keep connections that they have opened in advance.
 SILENCE = 180
+#: No descriptor is left, in the process or on the machine.
+FULL = (errno.EMFILE, errno.ENFILE)
 
 
 def open_listener(host: str, port: int) -> socket.socket:
@@ -32,6 +34,8 @@ def open_listener(host: str, port: int) -> socket.socket:
         )[0]
         listener = socket.socket(family, kind, protocol)
     except (OSError, UnicodeError) as error:  # UnicodeError: a label that no name can have
+        if getattr(error, "errno", None) in FULL:
+            raise StartError(f"{address} cannot be had: {_cure(error, port)}") from error
         raise StartError(
             f"There is no address {host!r} ({_reason(error)}). Give --host a name or an address of"
             " this machine, such as 127.0.0.1."
@@ -73,7 +77,14 @@ def format_address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _cure(error: OSError, port: int) -> str:
+def _cure(error: Exception, port: int) -> str:
+    if not isinstance(error, OSError):
+        return _reason(error)
+    if error.errno in FULL:
+        return (
+            "this process may open no more files. Raise its limit: 'ulimit -n', or LimitNOFILE= in"
+            " systemd's unit."
+        )
     if error.errno == errno.EADDRINUSE:
         return (
             f"another program listens there. Stop it, or choose another port, such as {port + 1}."

@@ -24,6 +24,7 @@ from .systemd import Notifier, take_listeners
 
 WEB = "The web server"
 HUB = "The hub"
+DESCRIPTORS = 32  # that `up` may need itself, with two children that are being replaced
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +38,8 @@ class Site:
         host: The address of the pages.
         port: Its port; 0 takes a free one. What the service manager has opened goes before both.
         gunicorn: Arguments for gunicorn.
+        drain: Seconds in which it goes on serving, but says that it is not ready, before it stops.
+        log_format: ``"text"`` or ``"json"``, of every process.
     """
 
     app_import_path: str | None
@@ -45,6 +48,8 @@ class Site:
     host: str
     port: int
     gunicorn: tuple[str, ...] = ()
+    drain: float = 0.0  # seconds
+    log_format: str = "text"
 
     def run(self, say: Callable[[str], None]) -> None:
         """Run until a signal stops it.
@@ -57,6 +62,7 @@ class Site:
             HubError: The hub's socket cannot be had, or another hub has it.
         """
         check_platform()
+        check_descriptors()
         notifier, listeners = Notifier(os.environ), take_listeners()
         self.sweep()
         with contextlib.ExitStack() as stack:
@@ -66,6 +72,15 @@ class Site:
                 listeners = [open_listener(self.host, self.port)]
             for listener in listeners:
                 stack.enter_context(listener)
+            # Breaks for all workers at once when draining begins; they hold the other end.
+            draining, held = os.pipe()
+            stack.callback(os.close, draining)
+            holding = stack.enter_context(contextlib.ExitStack())
+            holding.callback(os.close, held)
+
+            def drain() -> None:
+                say(f"Draining: it serves for {self.drain:g} s more, and is not ready.")
+                holding.close()
 
             def say_ready(children: Mapping[str, Child]) -> None:
                 for line in self.describe(listeners, children):
@@ -78,11 +93,13 @@ class Site:
 
             try:
                 Supervisor(
-                    (self.hub_service(), self.web_service(listeners)),
+                    (self.hub_service(), self.web_service(listeners, draining)),
                     say=say,
                     on_ready=say_ready,
                     on_stop=close,
                     notifier=notifier,
+                    drain=self.drain,
+                    on_drain=drain,
                 ).run()
             finally:
                 # A hub that was killed leaves its socket; one that began since then keeps its own.
@@ -101,19 +118,24 @@ class Site:
         return Service(
             name=HUB,
             program=("-m", "sidearm.hub"),
-            arguments=(self.hub.to_json(),),
+            arguments=(self.hub.to_json(), "--log-format", self.log_format),
             succeeds=True,
         )
 
-    def web_service(self, listeners: Sequence[socket.socket]) -> Service:
+    def web_service(self, listeners: Sequence[socket.socket], draining: int) -> Service:
         app = () if self.app_import_path is None else ("--app", self.app_import_path)
         descriptors = tuple(listener.fileno() for listener in listeners)
         listen = tuple(word for each in descriptors for word in ("--listen", str(each)))
         return Service(
             name=WEB,
             program=("-m", "sidearm.workers.web"),
-            arguments=(*listen, *app, "--", *self.gunicorn),
-            descriptors=descriptors,
+            arguments=(
+                *listen,
+                *("--draining", str(draining), "--log-format", self.log_format),
+                *app,
+                *("--", *self.gunicorn),
+            ),
+            descriptors=(*descriptors, draining),
             environment={"SIDEARM_SOCKET": self.hub.socket},
             reloads=True,
         )
@@ -145,6 +167,24 @@ def check_platform() -> None:
         raise StartError(
             "'flask sidearm up' needs gunicorn, which is not installed. Run 'pip install gunicorn'."
         )
+
+
+def check_descriptors() -> None:
+    """Find out whether there is room for the sockets and pipes that children need.
+
+    Raises:
+        StartError: There is not; the message names the limit.
+    """
+    with contextlib.ExitStack() as stack:
+        for count in range(DESCRIPTORS):
+            try:
+                stack.callback(os.close, os.open(os.devnull, os.O_RDONLY))
+            except OSError as error:
+                raise StartError(
+                    f"This process may open {count} more files, and needs {DESCRIPTORS}"
+                    f" ({error.strerror}). Raise its limit: 'ulimit -n', or LimitNOFILE= in"
+                    " systemd's unit; each open stream is a file of the hub, too."
+                ) from error
 
 
 def describe_workers(facts: Mapping[str, Any]) -> str:

@@ -55,6 +55,8 @@ test-long:
 	TAKEOVER_CLIENTS=10000 TAKEOVER_REPLACEMENTS=20 TAKEOVER_KILLS=50 DEATH_CLIENTS=2000 \
 		SEED=$(SEED) .venv/bin/python -m pytest tests/faults/test_takeover.py \
 		tests/faults/test_hub_death.py $(PYTEST)
+	DEPLOY_CLIENTS=2000 DEPLOY_ROUNDS=10 .venv/bin/python -m pytest \
+		tests/faults/test_deploys.py --timeout=3600 $(PYTEST)
 	UPLOAD=2048 .venv/bin/python -m pytest tests/integration/test_raw_bodies.py \
 		-k grows $(PYTEST)
 

@@ -152,7 +152,7 @@ def publish_all(hub: HubClient, events: Iterable[PublishedEvent]) -> None:
 
 
 @contextmanager
-def publishing(hub: HubClient) -> Iterator[Callable[[], int]]:
+def publishing(hub: HubClient, channel: str = "a") -> Iterator[Callable[[], int]]:
     """Publish numbers from 0 up, ten in a second; gives a stop that tells how many."""
     stopping = threading.Event()
     published = itertools.count()
@@ -161,7 +161,7 @@ def publishing(hub: HubClient) -> Iterator[Callable[[], int]]:
     def publish() -> None:
         nonlocal count
         while not stopping.wait(0.1):
-            hub.publish([event("a", next(published))])
+            hub.publish([event(channel, next(published))])
             count += 1
 
     thread = threading.Thread(target=publish)

@@ -116,19 +116,30 @@ def test_w1_it_tells_when_it_serves_reloads_and_stops(address: str, tmp_path: Pa
         assert notes.is_quiet()  # none of its processes has said anything besides
 
 
-def test_w1_code_that_fails_to_load_is_told_when_it_serves_again(tmp_path: Path) -> None:
-    """A reload whose code is broken ends the workers; READY comes when mended code serves."""
+def test_w1_code_that_cannot_be_loaded_leaves_the_old_code_at_work(tmp_path: Path) -> None:
+    """The traceback and a line say so, no worker ends, and READY comes all the same."""
     address = str(tmp_path / "notify")
     with Notes(address) as notes, Unit(tmp_path, "--port", "{port}", NOTIFY_SOCKET=address) as unit:
         assert notes.next()["READY"] == "1"
+        workers = children(program_of(children(unit.pid), "sidearm.workers.web"))
+        (tmp_path / "version").write_text("2")
         (tmp_path / "broken").touch()
         unit.send_signal(signal.SIGHUP)
         assert notes.next()["RELOADING"] == "1"
-        unit.wait_for_log("it is started again in", PATIENCE)
-        assert notes.is_quiet()
-        (tmp_path / "broken").unlink()
         assert notes.next()["READY"] == "1"
+        assert "RuntimeError: broken in the workers only" in unit.log_text()
+        assert (
+            "The web server goes on with the code that it has: loading the new one ended with"
+            " status 1." in unit.log_text()
+        )
         assert unit.get("/version") == "1"
+        assert workers == children(program_of(children(unit.pid), "sidearm.workers.web"))
+        (tmp_path / "broken").unlink()
+        with expect_end_of(workers):
+            unit.send_signal(signal.SIGHUP)
+        assert notes.next()["RELOADING"] == "1"
+        assert notes.next()["READY"] == "1"
+        assert unit.get("/version") == "2"
 
 
 def test_w1_signs_of_life_come_as_often_as_wanted(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ class Service:
     JSON object as a line there when it can be used; one with ``workers`` is written by each, and
     one of a service that ``reloads`` counts in ``loads`` how often it has). One that ``succeeds``
     also understands ``--replace``, and may write :data:`WANTS_SUCCESSOR` and :data:`KEEPS_ALL`
-    there.
+    there. One with ``checks`` understands ``--check``: load all that a reload would, and end.
 
     Attributes:
         name: As it stands in messages, such as ``"the hub"``.
@@ -60,6 +60,7 @@ class Service:
         environment: Added to this process's own.
         stop_within: Seconds that it may take to stop; what it says when ready may raise them.
         reloads: Whether SIGHUP has it load its code again.
+        checks: Whether it is seen before that if there is code that can be loaded.
         succeeds: Whether a new process can take over from a running one, as SIGUSR2 asks for.
     """
 
@@ -70,6 +71,7 @@ class Service:
     environment: Mapping[str, str] = field(default_factory=dict)
     stop_within: float = 30.0  # seconds
     reloads: bool = False
+    checks: bool = False
     succeeds: bool = False
 
 
@@ -86,6 +88,7 @@ class Child:
         is_given_up: Whether its process was to take over, and cannot any more.
         loads: How often its process has loaded its code again, as far as it has said.
         reload_from: What ``loads`` was when it was asked to; None: it has done so.
+        check: The process that finds out whether a reload would succeed, or None.
     """
 
     def __init__(self, service: Service) -> None:
@@ -100,6 +103,7 @@ class Child:
         self.is_given_up = False
         self.loads = 0
         self.reload_from: int | None = None
+        self.check: subprocess.Popen[bytes] | None = None
         self._fresh = 0  # workers that have said that they run the code of the last load
         self._said = b""
         self._delay = FIRST_DELAY
@@ -147,24 +151,51 @@ class Child:
         self.follows = False
         self.loads, self._fresh, self.reload_from = 0, 0, None
         self._said = b""
-        service = self.service
         self.pipe, theirs = os.pipe()
         os.set_blocking(self.pipe, False)
         try:
-            self.process = subprocess.Popen(
-                [
-                    *(sys.executable, *service.program),
-                    *("--lifeline", str(lifeline), "--ready", str(theirs)),
-                    *arguments,
-                    *service.arguments,
-                ],
-                env={**os.environ, **service.environment},
-                stdin=subprocess.DEVNULL,
-                pass_fds=(lifeline, theirs, *service.descriptors),
-                process_group=0,
-            )
+            self.process = self._run(lifeline, "--ready", str(theirs), *arguments, also=(theirs,))
         finally:
             os.close(theirs)
+
+    def start_check(self, lifeline: int) -> None:
+        """Find out whether a reload would succeed; a check that runs already is of no use any more.
+
+        Args:
+            lifeline: As for :meth:`start`.
+
+        Raises:
+            OSError: The machine has no room for it.
+        """
+        self.end_check()
+        self.check = self._run(lifeline, "--check")
+
+    def end_check(self) -> int | None:
+        """End the check; its return code if it had ended by itself."""
+        check, self.check = self.check, None
+        if check is None:
+            return None
+        status = check.poll()
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(check.pid, signal.SIGKILL)
+        check.wait()
+        return status
+
+    def _run(
+        self, lifeline: int, *arguments: str, also: tuple[int, ...] = ()
+    ) -> subprocess.Popen[bytes]:
+        service = self.service
+        return subprocess.Popen(
+            [
+                *(sys.executable, *service.program, "--lifeline", str(lifeline)),
+                *arguments,
+                *service.arguments,
+            ],
+            env={**os.environ, **service.environment},
+            stdin=subprocess.DEVNULL,
+            pass_fds=(lifeline, *also, *service.descriptors),
+            process_group=0,
+        )
 
     def read(self) -> bytes | None:
         """What it has just said on its pipe, or None; empty when it will say no more."""
@@ -262,6 +293,7 @@ class Supervisor:
         self._signals: list[int] = []
         self._on_terminal = os.isatty(0)  # asked now: one that has hung up is none
         self._announced = False
+        self._lifeline = -1  # the read end of a pipe that breaks when this process is gone
         self._stopping = False
         self._asked: Child | None = None  # the one that was asked to stop
         self._patience = 0.0  # when it is killed, by the monotonic clock
@@ -274,6 +306,7 @@ class Supervisor:
             StartError: A service ended before it was ever ready.
         """
         lifeline, held = os.pipe()
+        self._lifeline = lifeline
         try:
             with self._listening():
                 self._watch(lifeline)
@@ -344,10 +377,9 @@ class Supervisor:
         # A terminal that hangs up takes its programs along; a service is asked to reload.
         if number == signal.SIGHUP and not self._on_terminal:
             for child in self._children.values():
-                if child.service.reloads and child.ready is not None:
+                if child.service.reloads and child.ready is not None and not self._stopping:
                     self._notifier.reloading()
-                    child.reload_from = child.loads
-                    self._signal(child, signal.SIGHUP)
+                    self._prepare_reload(child)
         elif self._stopping or self._drained is not None:
             if not self._stopping:
                 self._drained = None
@@ -360,10 +392,41 @@ class Supervisor:
         else:
             self._stop()
 
+    def _prepare_reload(self, child: Child) -> None:
+        """See whether the code can be loaded: a server whose workers all fail would end."""
+        if not child.service.checks:
+            self._reload(child)
+            return
+        try:
+            child.start_check(self._lifeline)
+        except OSError as error:
+            self._not_reloaded(child, f"it could not be tried ({error.strerror})")
+
+    def _reload(self, child: Child) -> None:
+        child.reload_from = child.loads
+        self._signal(child, signal.SIGHUP)
+
+    def _not_reloaded(self, child: Child, why: str) -> None:
+        self._say(f"{child.service.name} goes on with the code that it has: {why}.")
+        self._notifier.ready()
+
+    def _see_check(self, child: Child) -> None:
+        if child.check is None or child.check.poll() is None:
+            return
+        status = child.end_check() or 0
+        if status:
+            self._not_reloaded(
+                child,
+                f"loading the new one {describe_status(status)}. The lines above say why",
+            )
+        elif child.ready is not None:
+            self._reload(child)
+
     def _stop(self) -> None:
         self._stopping = True
         for child in self._children.values():
             child.due = None
+            child.end_check()
         for successor in self._successors.values():
             self._kill(successor)
         self._successors.clear()
@@ -490,6 +553,7 @@ class Supervisor:
         for name, successor in list(self._successors.items()):
             self._look_after(name, self._children[name], successor, now)
         for child in self._children.values():
+            self._see_check(child)
             if child.has_ended:
                 self._ended(child, child.describe_end())
 
@@ -527,6 +591,7 @@ class Supervisor:
         child.pipe = None
 
     def _kill(self, child: Child) -> None:
+        child.end_check()
         if child.process is not None:
             child.signal_group(signal.SIGKILL)
             child.process.wait()

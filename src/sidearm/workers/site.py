@@ -138,6 +138,7 @@ class Site:
             descriptors=(*descriptors, draining),
             environment={"SIDEARM_SOCKET": self.hub.socket},
             reloads=True,
+            checks=True,
         )
 
     def describe(

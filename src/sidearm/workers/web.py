@@ -2,7 +2,8 @@
 
 ``python -m sidearm.workers.web --lifeline FD --ready FD --listen FD [--app SPEC] [gunicorn's own]``
 is what :mod:`sidearm.workers.site` starts. The application is loaded as ``flask --app SPEC`` loads
-it, in each worker, so that SIGHUP loads new code.
+it, in each worker, so that SIGHUP loads new code. With ``--check`` it is only loaded: settings and
+code that cannot be are told by the exit status.
 """
 
 from __future__ import annotations
@@ -182,7 +183,8 @@ def main(arguments: Sequence[str]) -> None:
     """Run gunicorn until it is stopped."""
     parser = argparse.ArgumentParser(prog="python -m sidearm.workers.web", allow_abbrev=False)
     parser.add_argument("--lifeline", type=int, required=True)
-    parser.add_argument("--ready", type=int, required=True)
+    parser.add_argument("--ready", type=int, default=-1)
+    parser.add_argument("--check", action="store_true")
     parser.add_argument("--listen", type=int, action="append", required=True)
     parser.add_argument("--draining", type=int, required=True)
     parser.add_argument("--log-format", choices=logs.FORMATS, default="text")
@@ -198,7 +200,11 @@ def main(arguments: Sequence[str]) -> None:
     # gunicorn reads sys.argv again when it reloads; the last word is what it takes for the module.
     binds = [word for each in options.listen for word in ("--bind", f"fd://{each}")]
     sys.argv = ["gunicorn", *binds, *theirs, options.app or "app"]
-    WebWorkers(options.app, options.ready, options.log_format).run()
+    workers = WebWorkers(options.app, options.ready, options.log_format)
+    if options.check:
+        workers.load()
+    else:
+        workers.run()
 
 
 if __name__ == "__main__":

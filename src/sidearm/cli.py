@@ -228,6 +228,11 @@ def _topology_of(
     help="For the hub's socket, logs and process ids.  [each program's own]",
 )
 @click.option("--static/--no-static", default=True, help="Whether the front serves static files.")
+@click.option(
+    "--brotli/--no-brotli",
+    default=None,
+    help="Whether nginx has the module for Brotli copies.  [if it is on this machine]",
+)
 @click.option("--certificate", metavar="FILE", help="For TLS at the front.")
 @click.option("--certificate-key", metavar="FILE", help="Its private key.")
 @click.option(
@@ -307,6 +312,7 @@ def _deployment_of(
         server_name_of,
     )
     from .workers.export.programs import gunicorn_target
+    from .workers.export.static_files import brotli_module
 
     state = _state_of(app)
     certificate, key = options["certificate"], options["certificate_key"]
@@ -326,12 +332,20 @@ def _deployment_of(
         run_dir=_absolute(options["run_dir"]),
         user=options["user"],
         static=options["static"],
+        brotli=brotli_module(options["brotli"]),
         certificate=_absolute(certificate),
         certificate_key=_absolute(key),
         blocking_server=options["blocking_server"],
         redis_port=options["redis_port"],
     )
-    return describe(app, found, choices, state.settings, socket_path or state.socket_path)
+    return describe(
+        app,
+        found,
+        choices,
+        state.settings,
+        socket_path or state.socket_path,
+        assets=state.assets,
+    )
 
 
 def _absolute(path: str | None) -> str | None:

@@ -12,10 +12,11 @@ from whitenoise.compress import Compressor
 _ZSTD_WINDOW = 23  # 8 MiB, as a power of two
 _ZSTD_LEVEL = 19  # the highest whose window is no larger
 
-_Rules = Compressor(
-    extensions=(*Compressor.SKIP_COMPRESS_EXTENSIONS, "avif", "jxl", "zst", "mp3", "ogg", "opus"),
-    quiet=True,
-)
+#: Endings, without a dot, of what is compressed already.
+NEVER_COMPRESSED = (
+    *Compressor.SKIP_COMPRESS_EXTENSIONS, "avif", "jxl", "zst", "mp3", "ogg", "opus"
+)  # fmt: skip
+_Rules = Compressor(extensions=NEVER_COMPRESSED, quiet=True)
 
 
 def _zstd(content: bytes) -> bytes:

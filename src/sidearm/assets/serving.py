@@ -377,16 +377,29 @@ class AssetServer(WhiteNoise):
         headers = Headers([])
         type_ = self.media_types.get_type(name)
         headers["Content-Type"] = f"{type_}; charset=utf-8" if type_.startswith("text/") else type_
-        if is_hashed:
-            headers["Cache-Control"] = f"public, max-age={YEAR}, immutable"
-        else:
-            age = self._assets.plain_age
-            headers["Cache-Control"] = f"public, max-age={age}" if age else "no-cache"
-        headers["Access-Control-Allow-Origin"] = "*"
-        # Whether there are copies or not: a build may make them later.
-        headers["Vary"] = "Accept-Encoding"
+        for key, value in headers_of(None if is_hashed else self._assets.plain_age).items():
+            headers[key] = value
         headers["Accept-Ranges"] = "bytes"
         return headers
+
+
+def headers_of(plain_age: int | None) -> dict[str, str]:
+    """What the answer for a file says of caching and of other hosts, whoever sends it.
+
+    Args:
+        plain_age: Seconds for which a cache may keep it; ``None``: for ever, since its name
+            carries a hash.
+    """
+    if plain_age is None:
+        caching = f"public, max-age={YEAR}, immutable"
+    else:
+        caching = f"public, max-age={plain_age}" if plain_age else "no-cache"
+    return {
+        "Cache-Control": caching,
+        "Access-Control-Allow-Origin": "*",
+        # Whether there are copies or not: a build may make them later.
+        "Vary": "Accept-Encoding",
+    }
 
 
 def tag_of(integrity: str) -> str:

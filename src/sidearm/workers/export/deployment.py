@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
-import mimetypes
 import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -22,36 +19,18 @@ from flask import Flask
 
 from ...bodies.raw import limit_of
 from ...exceptions import ExportError
-from ..topology import Pool, Route, Topology, static_folder_of
+from ..topology import Pool, Route, Topology
 from .locations import Location, location_of, precedence_of
+from .static_files import Rules, StaticFiles, rules_of, static_files
 
 if TYPE_CHECKING:
+    from ...assets.installation import Assets
     from ...settings import Settings
 
 # A body up to twice the limit still reaches the application, so that its own 413 page answers.
 BODY_MARGIN = 2
 # Where SIDEARM_MAX_STREAMS is 0 the hub takes what its descriptors allow; a front needs a number.
 UNLIMITED_STREAMS = 10_000
-
-#: The front tells these types as Flask does; what else there is goes as application/octet-stream.
-_EXTENSIONS = (
-    "avif bmp css csv gif htm html ico jpeg jpg js json m4a map md mjs mp3 mp4 ogg otf pdf png svg"
-    " ttf txt wasm wav webm webmanifest webp woff woff2 xml zip"
-)
-# What Python's own table lacks in some releases.
-_TYPES = {
-    "avif": "image/avif",
-    "map": "application/json",
-    "md": "text/markdown",
-    "mjs": "text/javascript",
-    "otf": "font/otf",
-    "ttf": "font/ttf",
-    "webm": "video/webm",
-    "webmanifest": "application/manifest+json",
-    "webp": "image/webp",
-    "woff": "font/woff",
-    "woff2": "font/woff2",
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +48,7 @@ class Choices:
         run_dir: Where the hub's socket and, in the talk's layout, logs and process ids are.
         user: Who runs it; ``None``: whoever starts it.
         static: Whether the front serves static files.
+        brotli: The module that lets nginx send Brotli copies; ``None``: it has none.
         certificate: The TLS certificate's file.
         certificate_key: Its key's.
         blocking_server: What runs the blocking pool of the talk's layout: gunicorn or uwsgi.
@@ -85,6 +65,7 @@ class Choices:
     run_dir: str | None = None
     user: str | None = None
     static: bool = True
+    brotli: str | None = None
     certificate: str | None = None
     certificate_key: str | None = None
     blocking_server: str = "gunicorn"
@@ -111,23 +92,6 @@ class Served:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StaticFiles:
-    """A folder that the front serves.
-
-    Attributes:
-        url: Its path, with the prefix and a slash at the end.
-        inner_url: The same as the application sees it.
-        folder: An absolute path, with a slash at the end.
-        cache_control: As the application answers for such files.
-    """
-
-    url: str
-    inner_url: str
-    folder: str
-    cache_control: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Trust:
     """How many proxies the application believes, as it told ``ProxyFix``; all 0 without one."""
 
@@ -146,7 +110,8 @@ class Deployment:
         topology: Endpoints and pools.
         choices: The operator's.
         served: Locations of their own: streams, and views with their own limit for bodies.
-        static_files: Folders for the front.
+        static_files: What the front serves itself.
+        static_rules: How the application answers for such files.
         body_limit: Bytes that the front lets pass; 0: any number.
         max_content_length: The application's own; ``None``: any number.
         trust: Which forwarded headers the application believes.
@@ -160,6 +125,7 @@ class Deployment:
     choices: Choices
     served: tuple[Served, ...]
     static_files: tuple[StaticFiles, ...]
+    static_rules: Rules
     body_limit: int
     max_content_length: int | None
     trust: Trust
@@ -194,6 +160,12 @@ class Deployment:
         return tuple(each.location for each in self.served if each.streams)
 
     @property
+    def static_folders(self) -> tuple[str, ...]:
+        """The folders that the front reads."""
+        folders = (folder for each in self.static_files for folder in (each.folder, each.built))
+        return tuple(dict.fromkeys(folder for folder in folders if folder))
+
+    @property
     def read_timeout(self) -> int:
         """Seconds of silence after which the front gives a stream up."""
         return max(60, round(self.heartbeat * 4)) if self.heartbeat else 24 * 3600
@@ -207,12 +179,6 @@ class Deployment:
     def python(self) -> str:
         """The interpreter, whose environment has the application and Sidearm."""
         return sys.executable
-
-    @property
-    def types(self) -> dict[str, str]:
-        """Media types by extension, as Flask answers for static files."""
-        known = {each: mimetypes.guess_type(f"x.{each}")[0] for each in _EXTENSIONS.split()}
-        return {each: kind or _TYPES[each] for each, kind in known.items()}
 
     def remarks(self) -> Iterator[str]:
         """What an operator should know, because the files cannot mend it."""
@@ -233,12 +199,24 @@ class Deployment:
                 f"Nobody knows whether these stream, so they are served as if they block:"
                 f" {', '.join(unknown)}. Annotate their views."
             )
+        if self.choices.static and self.static_rules.lacks_build:
+            yield (
+                "There is no build of the static files, so those with a hash are asked of the"
+                ' application. Run "flask sidearm assets build" and export again: the front sends'
+                " them then."
+            )
         if self.max_content_length is None:
             yield "MAX_CONTENT_LENGTH is not set, so request bodies of any size are let through."
 
 
 def describe(
-    app: Flask, topology: Topology, choices: Choices, settings: Settings, socket_path: str
+    app: Flask,
+    topology: Topology,
+    choices: Choices,
+    settings: Settings,
+    socket_path: str,
+    *,
+    assets: Assets | None = None,
 ) -> Deployment:
     """Read what a deployment has to agree about with its application.
 
@@ -248,6 +226,7 @@ def describe(
         choices: The operator's.
         settings: Of the application.
         socket_path: The hub's, where no ``run_dir`` is chosen.
+        assets: Its static files, where ``SIDEARM_ASSETS`` is set.
 
     Raises:
         ExportError: The application could not work so; the message says what to change.
@@ -262,11 +241,14 @@ def describe(
         )
     limit = _number(app.config.get("MAX_CONTENT_LENGTH"))
     run_dir = choices.run_dir
+    rules = rules_of(app, assets)
+    files = static_files(app, topology, choices.prefix, assets, rules) if choices.static else ()
     return Deployment(
         topology=topology,
         choices=choices,
         served=tuple(_served(app, topology, choices.prefix)),
-        static_files=tuple(_static_files(app, topology, choices.prefix)) if choices.static else (),
+        static_files=tuple(files),
+        static_rules=rules,
         body_limit=0 if limit is None else _with_margin(limit),
         max_content_length=limit,
         trust=trust,
@@ -359,34 +341,6 @@ def _is_hidden(
         for other, wider, _ in special
         if precedence_of(route.source) < precedence_of(other.source)
     )
-
-
-def _static_files(app: Flask, topology: Topology, prefix: str) -> Iterator[StaticFiles]:
-    urls: set[str] = set()
-    for route in topology.routes:
-        folder = static_folder_of(app, route.endpoint)
-        inner = route.rule.removesuffix("<path:filename>")
-        # At the root itself the front could not tell files from pages.
-        if folder is None or inner in {route.rule, "/"} or "<" in inner or inner in urls:
-            continue
-        urls.add(inner)
-        if not Path(folder).is_dir():
-            continue
-        yield StaticFiles(
-            url=prefix + inner,
-            inner_url=inner,
-            folder=f"{Path(folder).absolute()}/",
-            cache_control=_cache_control(app),
-        )
-
-
-def _cache_control(app: Flask) -> str:
-    """As Flask's ``send_file`` answers (``SEND_FILE_MAX_AGE_DEFAULT``)."""
-    age = app.config.get("SEND_FILE_MAX_AGE_DEFAULT")
-    seconds = int(age.total_seconds()) if isinstance(age, timedelta) else _number(age)
-    if seconds is None:
-        return "no-cache"
-    return f"public, max-age={seconds}" if seconds > 0 else "no-cache, max-age=0"
 
 
 def _trust_of(app: Flask) -> Trust:

@@ -17,6 +17,7 @@ from ..topology import Pool
 from .deployment import Deployment
 from .locations import alternatives
 from .programs import Program, programs_of
+from .static_files import names_pattern, one_of
 
 CONTAINER_RUN = "/run/sidearm"
 
@@ -44,6 +45,8 @@ def _nginx_text(deployment: Deployment, host_of: Callable[[Pool], str]) -> str:
         d=deployment,
         host_of=host_of,
         prefix_pattern=re.sub(r"([.+])", r"\\\1", deployment.choices.prefix),
+        names_pattern=names_pattern,
+        one_of=one_of,
     )
 
 
@@ -61,8 +64,19 @@ def _caddy(deployment: Deployment) -> dict[str, str]:
             host_of=_loopback,
             site=site or f":{choices.listen}",
             alternatives=alternatives,
+            names_pattern=names_pattern,
+            one_of=one_of,
+            suffixes_of=_suffixes_of,
         )
     }
+
+
+def _suffixes_of(types: Mapping[str, str]) -> dict[str, list[str]]:
+    """The extensions of each media type."""
+    suffixes: dict[str, list[str]] = {}
+    for suffix, kind in sorted(types.items()):
+        suffixes.setdefault(kind, []).append(suffix)
+    return suffixes
 
 
 def _supervisor(deployment: Deployment) -> dict[str, str]:
@@ -121,8 +135,9 @@ def _procfile(deployment: Deployment) -> dict[str, str]:
 
 
 def _compose(deployment: Deployment) -> dict[str, str]:
-    # Containers have their own file system: what was chosen for this machine's is not there.
-    inside = replace(deployment, choices=replace(deployment.choices, run_dir=None))
+    # Containers have their own file system: what was chosen for this machine's is not there,
+    # and nginx's own image has no Brotli.
+    inside = replace(deployment, choices=replace(deployment.choices, run_dir=None, brotli=None))
     socket = f"{CONTAINER_RUN}/hub.sock" if deployment.layout == "talk" else None
     programs = programs_of(inside, python="python", host="0.0.0.0", socket=socket)  # noqa: S104
     return {
@@ -192,6 +207,16 @@ def _quote_caddy(value: str) -> str:
     return f"`{value}`"
 
 
+def _caddy_word(value: str) -> str:
+    """A word in a block of words; Caddy's own formatter wants no quotes there."""
+    return value if re.fullmatch(r"[^\s`\"{}#]+", value) else json.dumps(value)
+
+
+def _dedent(text: str) -> str:
+    """Lines of a block that stands one level further out."""
+    return re.sub(r"^    ", "", text, flags=re.MULTILINE)
+
+
 def _ini(value: str) -> str:
     _plain(value, "supervisor's configuration")
     if " ;" in value or " #" in value:
@@ -248,6 +273,8 @@ _templates.filters.update(
     comment=_comment,
     nginx=_quote_nginx,
     caddy=_quote_caddy,
+    caddy_word=_caddy_word,
+    dedent=_dedent,
     ini=_ini,
     ini_path=_ini_path,
     ini_environment=_ini_environment,

@@ -7,20 +7,22 @@ import json
 import select
 import sys
 from collections.abc import Callable, Generator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
-from flask.cli import ScriptInfo, pass_script_info
+from flask.cli import NoAppException, ScriptInfo, pass_script_info
 
 from . import logs
-from .exceptions import ExportError, SidearmError, StartError
+from .exceptions import DoctorError, ExportError, SidearmError, StartError
 from .extension import AppState, Sidearm
 from .settings import Settings
 
 if TYPE_CHECKING:
     from flask import Flask
 
+    from .doctor.application import Known
     from .hub.config import HubConfig
     from .workers.export.deployment import Deployment
     from .workers.topology import Layout, Topology
@@ -350,6 +352,122 @@ def _deployment_of(
 
 def _absolute(path: str | None) -> str | None:
     return None if path is None else str(Path(path).absolute())
+
+
+@sidearm.command()
+@click.argument("url")
+@click.option(
+    "--stream",
+    "streams",
+    metavar="PATH",
+    multiple=True,
+    help="A stream to watch; may be repeated.  [those of the application, if it is at hand]",
+)
+@click.option(
+    "--static", "files", metavar="PATH", multiple=True, help="A static file; may be repeated."
+)
+@click.option(
+    "--pool",
+    "pools",
+    metavar="URL",
+    multiple=True,
+    help="A pool that nobody should reach past the front; may be repeated.",
+)
+@click.option("--header", "headers", metavar="'NAME: VALUE'", multiple=True, help="Sent along.")
+@click.option("--cookie", "cookies", metavar="NAME=VALUE", multiple=True, help="Sent along.")
+@click.option(
+    "--patience",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0.1),
+    default=10.0,
+    show_default=True,
+    help="How long an answer may let wait for it.",
+)
+@click.option(
+    "--wait",
+    metavar="SECONDS",
+    type=click.FloatRange(min=0.1),
+    help="How long a stream may be silent.  [75; with the application, twice its heartbeat]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@pass_script_info
+def doctor(
+    info: ScriptInfo,
+    /,
+    *,
+    url: str,
+    streams: tuple[str, ...],
+    files: tuple[str, ...],
+    pools: tuple[str, ...],
+    headers: tuple[str, ...],
+    cookies: tuple[str, ...],
+    patience: float,
+    wait: float | None,
+    as_json: bool,
+) -> None:
+    """Find out what is wrong with a deployment, from outside.
+
+    URL is where browsers find the application. With the application at hand (--app) its streams,
+    static files and heartbeat are known; without, name a stream by --stream. Ends with status 1 if
+    there is a fault.
+    """
+    with _errors_as_lines():
+        _require_httpx()
+        from .doctor import printing
+        from .doctor.application import Known
+        from .doctor.target import Target, checked_url, headers_from
+        from .doctor.visit import DEFAULT_PORTS, examine
+
+        known = _known_of(info) or Known()
+        place = Target(
+            url=checked_url(url),
+            headers=headers_from(headers, cookies),
+            patience=patience,
+            silence=known.silence if wait is None else wait,
+            max_age=known.max_age,
+        )
+        target = replace(
+            place,
+            streams=tuple(place.below(path) for path in streams or known.streams),
+            files=tuple(place.below(path) for path in files or known.files),
+            pools=tuple(checked_url(pool) for pool in pools),
+        )
+        report = examine(
+            target,
+            ports=known.ports or DEFAULT_PORTS,
+            slashed=[place.below(path) for path in known.slashed],
+            progress=lambda what: click.echo(f"Looking at {what} ...", err=True),
+        )
+        click.echo(printing.as_json(report) if as_json else printing.as_text(report))
+    if report.faults:
+        raise SystemExit(1)
+
+
+def _require_httpx() -> None:
+    from importlib.util import find_spec
+
+    missing = [name for name in ("httpx", "h2") if find_spec(name) is None]
+    if missing:
+        raise DoctorError(
+            f"'flask sidearm doctor' needs {' and '.join(missing)}. Install them:"
+            " pip install 'sidearm[doctor]'."
+        )
+
+
+def _known_of(info: ScriptInfo) -> Known | None:
+    """What the application says of itself; ``None``: there is none here, or one without Sidearm."""
+    try:
+        app = info.load_app()
+    except NoAppException:
+        if info.app_import_path is not None:
+            raise
+        return None
+    if "sidearm" not in app.extensions:
+        return None
+    from .doctor.application import known_of
+
+    found = _topology_of(app, "talk", 8000, 8001, None)
+    return known_of(app, found, _state_of(app).settings)
 
 
 @sidearm.group(invoke_without_command=True)

@@ -273,6 +273,10 @@ class ExportError(SidearmError, RuntimeError):
     """A file cannot be exported, or does not cover the application; the message says what to do."""
 
 
+class DoctorError(SidearmError, RuntimeError):
+    """A deployment cannot be examined; the message says why, and what to do."""
+
+
 class SecretKeyError(SidearmError, RuntimeError):
     """A key of the application is missing, or too short to sign with.
 

@@ -333,6 +333,36 @@ def test_p4_a_pool_that_is_reachable(deployed: Deployed) -> None:
     assert "127.0.0.1" in found["pool-reachable"]
 
 
+def test_p4_pools_are_looked_for_on_the_same_host(deployed: Deployed) -> None:
+    """At the ports of the exported files; what listens there and is something else is no pool."""
+    with Front(deployed.up.port) as front, Front(free_port()) as other:
+        # By this address Linux reaches itself, and it is none that only this machine has.
+        place = Target(
+            url=f"http://0.0.0.0:{front.port}/", headers={}, patience=PATIENCE, silence=1
+        )
+        report = examine(place, ports=(front.port, deployed.up.port, other.port, free_port()))
+        found = {each.where for each in report.findings if each.check == "pool-reachable"}
+        assert found == {f"http://0.0.0.0:{deployed.up.port}/"}
+        here = replace(place, url=front.site)
+        report = examine(here, ports=(deployed.up.port,))  # which has to be reachable from here
+        assert not [each for each in report.findings if each.check == "pool-reachable"]
+
+
+def test_p4_an_exported_front_has_no_fault_without_hashed_files(tmp_path: Path) -> None:
+    """It compresses what the application does not, and that names have no hash is a note."""
+    (tmp_path / "static").mkdir()
+    (tmp_path / "admin").mkdir()
+    (tmp_path / "static/site.css").write_text(STYLE)
+    env = env_of(tmp_path)
+    with (
+        UpServer("fronted:app", env=env, cwd=APPS, start_timeout=PATIENCE) as up,
+        Nginx("fronted:app", "--port", str(up.port), env=env) as front,
+    ):
+        status, said, _ = doctor(front.url, "--json", app="fronted:app", env=env, stream=None)
+    assert status == 0, said
+    assert "static-unhashed" in said
+
+
 def test_p4_nobody_behind_the_front() -> None:
     """The page and the stream say so, each on its own."""
     with Front(free_port()) as front:

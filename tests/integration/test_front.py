@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
 import selectors
 import socket
@@ -12,6 +13,7 @@ from pathlib import Path
 from urllib.parse import quote_plus
 
 import pytest
+import urllib3
 from fronts import APPS, PATIENCE, Nginx, ask, sidearm
 
 from sidearm.testing import EventSource, UpServer
@@ -38,7 +40,12 @@ class Stack:
 
 @contextlib.contextmanager
 def running(folder: Path, prefix: str) -> Iterator[Stack]:
-    for name, content in {"static/site.css": "a {}", "admin/admin.css": "p {}"}.items():
+    files = {
+        "static/site.css": "a {}",
+        "static/long.css": "a {}\n" * 500,
+        "admin/admin.css": "p {}",
+    }
+    for name, content in files.items():
         (folder / name).parent.mkdir(exist_ok=True)
         (folder / name).write_text(content)
     env = {"FRONTED_FOLDER": str(folder), "PYTHONPATH": str(APPS)}
@@ -101,6 +108,22 @@ def test_w3_static_files_come_from_the_front(stack: Stack) -> None:
     lines = [line for line in stack.nginx.access_log().splitlines() if "/static/site.css" in line]
     assert lines
     assert all(line.endswith(" -") for line in lines)
+
+
+def test_w3_the_front_compresses_what_the_application_does_not(stack: Stack) -> None:
+    """Text that is worth it, for those who accept that, and caches are told."""
+    long = ask_for_bytes(f"{stack.url}/static/long.css", "gzip")
+    assert gzip.decompress(long.data) == b"a {}\n" * 500
+    assert (long.headers["Content-Encoding"], long.headers["Vary"]) == ("gzip", "Accept-Encoding")
+    for path, accepted in (("long.css", "identity"), ("site.css", "gzip")):
+        plain = ask_for_bytes(f"{stack.url}/static/{path}", accepted)
+        assert plain.data.startswith(b"a {}")
+
+
+def ask_for_bytes(url: str, accepted: str) -> urllib3.BaseHTTPResponse:
+    return urllib3.request(
+        "GET", url, headers={"Accept-Encoding": accepted}, decode_content=False, timeout=PATIENCE
+    )
 
 
 def test_w3_a_static_url_that_is_on_no_disk_is_the_applications(stack: Stack) -> None:

@@ -18,9 +18,11 @@ MOST_FILES = 20  # of a page
 WORTH_COMPRESSING = 1024  # bytes
 DAY, HOUR = 86_400, 3600  # seconds
 _TEXTUAL = re.compile(r"text/|[/+](?:json|xml|javascript)\b|image/svg")
-#: As Sidearm, Django, Rails, Vite and webpack write them.
+#: As Sidearm, Django, Rails, Vite and webpack write them; what has digits alone may be a date.
 _HASHED = re.compile(
-    r"[.-](?=[0-9A-Za-z_]*\d)[0-9a-f]{8,64}\.[a-z0-9]+$|-(?=\w*\d)[\w]{8}\.[a-z]+$"
+    r"[.-](?=[0-9a-f]*[a-f])(?=[0-9a-f]*\d)[0-9a-f]{8,64}\.[a-z0-9]+$"
+    r"|\.[0-9a-f]{16}(?:\.[^./]*)?$"
+    r"|-(?=\w*\d)(?=\w*[A-Z])\w{8}\.[a-z]+$"
 )
 
 
@@ -163,28 +165,30 @@ def examine_file(prober: Prober, url: str) -> Iterator[Finding | str]:
     caching = head.headers.get("Cache-Control", "")
     found = re.search(r"max-age=(\d+)", caching)
     age = int(found[1]) if found and "no-store" not in caching else 0
-    is_hashed = _HASHED.search(urlsplit(url).path) is not None
-    ours = [
-        *_caching(url, caching, age, is_hashed=is_hashed),
-        *_compression(url, answer),
-    ]
+    ours = [*_caching(url, caching, age), *_compression(url, answer)]
     yield from ours
     if not ours:
         yield f"{url} is kept ({caching or 'no Cache-Control'})."
 
 
-def _caching(url: str, caching: str, age: int, *, is_hashed: bool) -> Iterator[Finding]:
+def is_hashed(url: str) -> bool:
+    """Whether the name of a file tells its content."""
+    return _HASHED.search(urlsplit(url).path) is not None
+
+
+def _caching(url: str, caching: str, age: int) -> Iterator[Finding]:
     says = f"Cache-Control: {caching}" if caching else "no Cache-Control"
-    if is_hashed and ("immutable" not in caching or age < DAY):
-        yield fault(
-            "static-caching",
-            url,
-            f"The file's name tells its content, but it is not immutable ({says}), so browsers ask"
-            " for it again.",
-            "Let the front send the application's own headers, or write it by"
-            ' "flask sidearm export": public, max-age=31536000, immutable.',
-        )
-    elif not is_hashed and (age > HOUR or "immutable" in caching):
+    if is_hashed(url):
+        if "immutable" not in caching or age < DAY:
+            yield fault(
+                "static-caching",
+                url,
+                f"The file's name tells its content, but it is not immutable ({says}), so browsers"
+                " ask for it again.",
+                "Let the front send the application's own headers, or write it by"
+                ' "flask sidearm export": public, max-age=31536000, immutable.',
+            )
+    elif age > HOUR or "immutable" in caching:
         yield fault(
             "static-stale",
             url,
@@ -192,7 +196,7 @@ def _caching(url: str, caching: str, age: int, *, is_hashed: bool) -> Iterator[F
             " deploy they show the old one.",
             "Set SIDEARM_ASSETS, so that names carry a hash, or let the age be short.",
         )
-    elif not is_hashed:
+    else:
         yield note(
             "static-unhashed",
             url,

@@ -43,6 +43,16 @@ _TYPES = {
     "woff2": "font/woff2",
 }
 
+_TEXTUAL = frozenset(
+    {
+        "application/json",
+        "application/manifest+json",
+        "application/wasm",
+        "application/xml",
+        "image/svg+xml",
+    }
+)
+
 _BROTLI = "ngx_http_brotli_static_module.so"
 _MODULES = (  # Debian's, Fedora's, and those of nginx's own packages
     "/usr/lib/nginx/modules",
@@ -95,6 +105,7 @@ class Rules:
         named_types: File names, in small letters, that have a type of their own.
         headers: Of a file under its own name.
         hashed_headers: Of a file under a name with a hash.
+        has_copies: Whether the application sends compressed copies; if not, the front compresses.
         lacks_build: Whether files would have hashes, and no build was found.
         store: The folder of the builds, with a slash at the end; ``None``: there is none.
         never_compressed: Endings, without a dot, of files that have no compressed copies.
@@ -104,6 +115,7 @@ class Rules:
     named_types: Sequence[str] = ()
     headers: Mapping[str, str]
     hashed_headers: Mapping[str, str]
+    has_copies: bool = False
     lacks_build: bool = False
     store: str | None = None
     never_compressed: Sequence[str] = ()
@@ -112,6 +124,13 @@ class Rules:
     def text_types(self) -> list[str]:
         """The types that go with a charset; nginx has text/html among them always."""
         return sorted({kind for kind in self.types.values() if kind.startswith("text/")})
+
+    @property
+    def compressible_types(self) -> list[str]:
+        """The types of text, whoever it is for."""
+        return sorted(
+            {kind for kind in self.types.values() if kind.startswith("text/") or kind in _TEXTUAL}
+        )
 
 
 def rules_of(app: Flask, assets: Assets | None) -> Rules:
@@ -143,6 +162,7 @@ def rules_of(app: Flask, assets: Assets | None) -> Rules:
         named_types=sorted(name for name in types if not name.startswith(".")),
         headers=headers_of(assets.plain_age),
         hashed_headers=headers_of(None),
+        has_copies=True,
         lacks_build=not is_built,
         store=f"{assets.store.folder.absolute()}/" if is_built else None,
         never_compressed=sorted(NEVER_COMPRESSED),

@@ -88,13 +88,19 @@ def test_h1_a_stream_needs_no_thread_and_no_descriptor_of_the_worker(
     before = live.process()
     with sources(live, 300, f"/streams/{channel}"):
         during = live.process()
-    after = live.process()
 
     if not isinstance(live.server, FlaskRunServer):  # where the hub is in the same process
         assert during["descriptors"] <= before["descriptors"] + 1
     assert during["threads"] <= before["threads"] + THREADS  # gthread makes them one by one
-    assert after["descriptors"] <= before["descriptors"] + 1
-    assert after["threads"] <= before["threads"] + THREADS
+
+    def is_as_before() -> bool:  # a hub in the same process may still be closing what has left
+        after = live.process()
+        return (
+            after["descriptors"] <= before["descriptors"] + 1
+            and after["threads"] <= before["threads"] + THREADS
+        )
+
+    live.wait_until(is_as_before, "nothing is left of the streams")
 
 
 def test_h11_the_client_gets_the_servers_own_head(live: Live, channel: str) -> None:

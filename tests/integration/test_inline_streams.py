@@ -151,7 +151,8 @@ def test_h3_a_closed_tab_is_noticed_at_once(live: Live, channel: str) -> None:
     with held(live, f"/streams/{channel}") as source:
         assert held_by(live) == 1
         source.close()
-        live.wait_until(lambda: held_by(live) == 0, "the end of the stream")
+        # Heartbeats are 15 seconds apart, and it takes two of them to find a closed connection.
+        live.server.wait_until(lambda: held_by(live) == 0, 12, "the end of the stream")
 
 
 def test_h8_streams_are_closed_by_their_tag(live: Live, channel: str) -> None:

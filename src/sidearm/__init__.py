@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from .exceptions import TaskSettled as TaskSettled
     from .exceptions import UnsafeRedirect as UnsafeRedirect
     from .extension import Sidearm as Sidearm
+    from .page import sidearm_js_url as sidearm_js_url
     from .redirects import is_different_url as is_different_url
     from .redirects import is_safe_url as is_safe_url
     from .redirects import redirect_back as redirect_back
@@ -77,6 +78,7 @@ _HOMES = {
     "redirect_back": "redirects",
     "redirect_target": "redirects",
     "external_url_for": "signing",
+    "sidearm_js_url": "page",
     "signed_url_for": "signing",
     "signed_url_required": "signing",
     "stream_position": "events",

@@ -28,6 +28,8 @@ from .hub.client import HubClient
 from .hub.config import HubConfig
 from .hub.memory import MemoryHub
 from .hub.server import Server
+from .page import install as install_page
+from .page import sidearm_js_url
 from .redirects.leaving import check_redirects
 from .resources import GeneratorResource
 from .resources.cache import TaskCache
@@ -255,6 +257,7 @@ class Sidearm:
         watch_rules(app)
         watch_views(app, check_view)
         self.representations.install(app, snapshot_headers)
+        install_page(app)
         # Not a template global: that would make the Jinja environment before the application
         # has had the chance to set its options.
         app.context_processor(_template_context)
@@ -537,6 +540,7 @@ def _from_assets(name: str, *args: Any, **kwargs: Any) -> Any:
 
 _TEMPLATE_CONTEXT = {
     "stream_position": stream_position,
+    "sidearm_js_url": sidearm_js_url,
     "integrity_for": functools.partial(_from_assets, "integrity_for"),
     "import_map": functools.partial(_from_assets, "import_map"),
 }

@@ -68,6 +68,9 @@ def import_map(
     for name, filename in imports.items():
         if filename.startswith(("/", "http://", "https://")):
             urls[name] = filename
+            # A URL that knows its own digest, such as that of sidearm.js.
+            if digest := getattr(filename, "integrity", ""):
+                digests[filename] = digest
             continue
         urls[name] = url_for(endpoint, filename=filename)
         asset = assets and assets.asset(endpoint, filename)

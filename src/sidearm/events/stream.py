@@ -57,8 +57,12 @@ ABSENT_HEADERS = (
     "Transfer-Encoding",
 )
 
+#: What ``sidearm.js`` knows a stream by: the seconds between its heartbeats (0: it has none), and
+#: what a newcomer gets before the live events.
+FACTS_HEADER = "Sidearm-Stream"
+
 _FIXED_PAIRS = tuple(FIXED_HEADERS.items())
-_OWN_HEADERS = frozenset(name.lower() for name in (*FIXED_HEADERS, *ABSENT_HEADERS))
+_OWN_HEADERS = frozenset(name.lower() for name in (*FIXED_HEADERS, *ABSENT_HEADERS, FACTS_HEADER))
 
 #: A position in no log: whoever resumes from it gets the gap event, and never silence.
 NO_POSITION = "away"
@@ -121,8 +125,15 @@ class EventStream(Response):
         body, status, headers = super().get_wsgi_response(environ)
         if self.status_code == 200:
             headers = [pair for pair in headers if pair[0].lower() not in _OWN_HEADERS]
-            headers += _FIXED_PAIRS
+            headers += (*_FIXED_PAIRS, (FACTS_HEADER, self._facts()))
         return body, status, headers
+
+    def _facts(self) -> str:
+        facts = f"heartbeat={self._settings.heartbeat:g}"
+        opening = self.subscription
+        if opening.replay:
+            return f"{facts}; replay"
+        return facts if opening.snapshot is None else f"{facts}; snapshot"
 
     def get_app_iter(self, environ: WSGIEnvironment) -> Iterable[bytes]:
         """Return the body that hands the client's socket over, or one poll's answer."""

@@ -105,7 +105,7 @@ def compact(source: str) -> str:
 
 @functools.cache
 def _module(*, is_debug: bool) -> Module:
-    source = files(__package__).joinpath("sidearm.js").read_text("utf-8")
+    source = files("sidearm.page").joinpath("sidearm.js").read_text("utf-8")
     return Module(source, is_debug=is_debug)
 
 

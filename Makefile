@@ -57,6 +57,7 @@ test-long:
 		tests/faults/test_hub_death.py $(PYTEST)
 	DEPLOY_CLIENTS=2000 DEPLOY_ROUNDS=10 .venv/bin/python -m pytest \
 		tests/faults/test_deploys.py --timeout=3600 $(PYTEST)
+	SILENCE=90 .venv/bin/python -m pytest tests/integration/test_on_the_way.py -k c14 $(PYTEST)
 	UPLOAD=2048 .venv/bin/python -m pytest tests/integration/test_raw_bodies.py \
 		-k grows $(PYTEST)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import sys
 import tempfile
 import urllib.request
@@ -215,3 +216,34 @@ def sources(live: Live, count: int, path: str) -> Iterator[list[EventSource]]:
         live.wait_for_subscribers(before + count)
         yield opened
     live.wait_for_subscribers(before)
+
+
+# What holds on every server
+
+
+def check_nothing_behind_is_answered(live: Live, channel: str) -> None:
+    """Send a request behind the one for a stream: it gets no answer, and the worker goes on."""
+    target = live.figures().opened + 1
+    with socket.create_connection(("127.0.0.1", live.server.port), 30) as client:
+        request = f"GET /streams/{channel} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
+        client.sendall(request + b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n")
+        live.wait_until(lambda: live.figures().opened == target, "the hand-off")
+        assert live.get("/ping") == b"pong"
+        live.publish(channel, "the only")
+        received = b""
+        while b"the only" not in received:
+            received += client.recv(65536)
+    assert received.count(b"HTTP/1.") == 1
+    assert b"pong" not in received
+
+
+def check_nothing_is_missed(live: Live, channel: str) -> None:
+    """Publish while a client is away: that comes first, then what is new."""
+    with held(live, f"/streams/{channel}") as source:
+        live.publish(channel, "one")
+        assert collect(source, 1) == ["one"]
+        source.close()
+        live.publish(channel, "two", "three")
+        source.reconnect()
+        live.publish(channel, "four")
+        assert collect(source, 3) == ["two", "three", "four"]

@@ -17,6 +17,8 @@ import pytest
 from live_servers import (
     THREADS,
     Live,
+    check_nothing_behind_is_answered,
+    check_nothing_is_missed,
     collect,
     held,
     make_server,
@@ -163,14 +165,7 @@ def test_h1_nothing_is_missed_between_the_view_and_the_hub(live: Live, channel: 
 
 def test_e3_a_client_that_reconnects_misses_nothing(live: Live, channel: str) -> None:
     """What was published while it was away comes first, then what is new."""
-    with held(live, f"/streams/{channel}") as source:
-        live.publish(channel, "one")
-        assert collect(source, 1) == ["one"]
-        source.close()
-        live.publish(channel, "two", "three")
-        source.reconnect()
-        live.publish(channel, "four")
-        assert collect(source, 3) == ["two", "three", "four"]
+    check_nothing_is_missed(live, channel)
 
 
 def test_e3_a_client_resumes_even_if_it_saw_no_event(live: Live, channel: str) -> None:
@@ -228,18 +223,7 @@ def test_c13_head_is_answered_at_once_and_never_handed_off(live: Live, channel: 
 
 def test_h1_a_request_behind_the_stream_is_not_answered(live: Live, channel: str) -> None:
     """What a client sends after its request is thrown away, and the worker stays usable."""
-    target = live.figures().opened + 1
-    with socket.create_connection(("127.0.0.1", live.server.port), 10) as client:
-        request = f"GET /streams/{channel} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
-        client.sendall(request + b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n")
-        live.wait_until(lambda: live.figures().opened == target, "the hand-off")
-        assert live.get("/ping") == b"pong"
-        live.publish(channel, "the only")
-        received = b""
-        while b"the only" not in received:
-            received += client.recv(65536)
-    assert received.count(b"HTTP/1.") == 1
-    assert b"pong" not in received
+    check_nothing_behind_is_answered(live, channel)
 
 
 def test_h1_an_http10_client_streams(live: Live, channel: str) -> None:

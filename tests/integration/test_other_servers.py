@@ -14,7 +14,14 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
-from live_servers import Live, collect, held, serving, sources
+from live_servers import (
+    Live,
+    check_nothing_behind_is_answered,
+    check_nothing_is_missed,
+    held,
+    serving,
+    sources,
+)
 
 from sidearm.hub.client import HubClient
 from sidearm.hub.eventstream import encode_body
@@ -154,30 +161,12 @@ def test_h11_the_client_gets_the_servers_own_head(live: Live, channel: str) -> N
 
 def test_h1_a_request_behind_the_stream_is_not_answered(live: Live, channel: str) -> None:
     """What a client sends after its request is thrown away, and the worker stays usable."""
-    target = live.figures().opened + 1
-    with socket.create_connection(("127.0.0.1", live.server.port), 30) as client:
-        request = f"GET /streams/{channel} HTTP/1.1\r\nHost: x\r\n\r\n".encode()
-        client.sendall(request + b"GET /ping HTTP/1.1\r\nHost: x\r\n\r\n")
-        live.wait_until(lambda: live.figures().opened == target, "the hand-off")
-        assert live.get("/ping") == b"pong"
-        live.publish(channel, "the only")
-        received = b""
-        while b"the only" not in received:
-            received += client.recv(65536)
-    assert received.count(b"HTTP/1.") == 1
-    assert b"pong" not in received
+    check_nothing_behind_is_answered(live, channel)
 
 
 def test_e3_a_client_that_reconnects_misses_nothing(live: Live, channel: str) -> None:
     """What was published while it was away comes first, then what is new."""
-    with held(live, f"/streams/{channel}") as source:
-        live.publish(channel, "one")
-        assert collect(source, 1) == ["one"]
-        source.close()
-        live.publish(channel, "two", "three")
-        source.reconnect()
-        live.publish(channel, "four")
-        assert collect(source, 3) == ["two", "three", "four"]
+    check_nothing_is_missed(live, channel)
 
 
 # Recycling, reloading, stopping: for each a server of its own

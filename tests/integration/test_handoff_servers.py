@@ -103,6 +103,7 @@ def test_h1_a_stream_needs_no_thread_and_no_descriptor_of_the_worker(
         )
 
     live.wait_until(is_as_before, "nothing is left of the streams")
+    assert "Traceback" not in live.server.log_text()
 
 
 def test_h11_the_client_gets_the_servers_own_head(live: Live, channel: str) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import _socket
 import contextlib
-import errno
+import functools
 import os
 import socket
 from typing import TYPE_CHECKING, Any
@@ -44,16 +44,20 @@ class _Watched(socket.socket):
         return self.send(b"".join(buffers))
 
 
-class _Given(socket.socket):
-    """A socket whose client has gone to the hub: as if the client had closed the connection."""
+class _Closed(socket.socket):
+    """A socket whose client has gone to the hub, of a server that closes it at once.
+
+    What it still writes is dropped: it is the end of the chunks, and an exception would cost more
+    than all the rest.
+    """
 
     __slots__ = ()
 
-    def sendall(self, data: Any, flags: int = 0, /) -> None:  # noqa: ARG002
-        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+    def sendall(self, data: Any, flags: int = 0, /) -> None:
+        pass
 
     def send(self, data: Any, flags: int = 0, /) -> int:  # noqa: ARG002
-        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+        return len(data)
 
     def recv(self, size: int, flags: int = 0, /) -> bytes:  # noqa: ARG002
         return b""
@@ -62,16 +66,12 @@ class _Given(socket.socket):
         return 0
 
 
-class _Closing(_Given):
-    """The same where the server closes it at once: what it still writes is dropped.
-
-    It is the end of the chunks, and an exception would cost more than all the rest.
-    """
-
-    __slots__ = ()
-
-    def sendall(self, data: Any, flags: int = 0, /) -> None:
-        pass
+@functools.cache
+def ended_connection() -> socket.socket:
+    """A connection whose other side has closed it: reading finds its end, writing fails."""
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    return ours
 
 
 class Capture:
@@ -110,11 +110,21 @@ class Capture:
             self.client.sendall(_written.pop(self.client))
 
     def close(self) -> None:
-        """Close the descriptor, and let the server see the end of the connection."""
+        """Give the client away: to the server it looks as if it had closed the connection."""
         self._open = False
-        self.client.__class__ = _Closing if self._closes else _Given
-        del _written[self.client]
-        _socket.socket.close(self.client)
+        client = self.client
+        del _written[client]
+        if self._closes:
+            client.__class__ = _Closed
+            _socket.socket.close(client)
+        else:
+            # A server may go on to use the descriptor as well as the object: Werkzeug's waits for
+            # what is left to read, and would fail where there is none.
+            client.__class__ = _Plain
+            try:
+                os.dup2(ended_connection().fileno(), client.fileno(), inheritable=False)
+            except OSError:  # no descriptor for the first of them
+                _socket.socket.close(client)
 
 
 def can_capture(server_socket: object) -> bool:

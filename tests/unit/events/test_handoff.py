@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from sidearm.events import handoff
+from sidearm.events.capture import ended_connection
 from sidearm.events.handoff import COMMENT, hand_off, head_for_hub
 from sidearm.events.servers import ServerSocket
 
@@ -82,6 +83,7 @@ def open_descriptors() -> list[str]:
 @pytest.fixture(params=[socket.socket, OtherSocket], ids=["captured", "stand-in"])
 def connection(request: pytest.FixtureRequest) -> Iterator[Connection]:
     """A connection, after which every descriptor must have been given back."""
+    ended_connection()  # the process keeps this one
     before = open_descriptors()
     made = Connection(request.param)
     yield made

@@ -35,7 +35,7 @@ from sidearm import (
     current_task,
     publish,
 )
-from sidearm.tasks import context, hooks
+from sidearm.tasks import context, flask_contexts
 from sidearm.tasks.callbacks import Held
 from sidearm.tasks.claims import Claim, Resource
 from sidearm.tasks.flask_contexts import current_request_context, push_of
@@ -1308,10 +1308,12 @@ def test_t2_t9_a_teardown_function_that_claims_and_raises_leaves_nothing(
         assert ledger.lines == ["claim thing", "rollback thing", "release thing"]
 
 
-# -- teardown that would do nothing is not called
+# -- what would do nothing is not called
 
 
-@pytest.mark.parametrize("name", ["do_teardown_request", "do_teardown_appcontext"])
+@pytest.mark.parametrize(
+    "name", ["do_teardown_request", "do_teardown_appcontext", "preprocess_request"]
+)
 def test_t9_a_method_of_flask_that_somebody_has_wrapped_is_called(
     app: Flask, serve: Any, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -1324,9 +1326,9 @@ def test_t9_a_method_of_flask_that_somebody_has_wrapped_is_called(
         calls.append(args[0])
         real(*args)
 
-    assert hooks.own_method(name) is real
+    assert flask_contexts.own_method(name) is real
     monkeypatch.setattr(Flask, name, traced)
-    assert hooks.own_method(name) is None
+    assert flask_contexts.own_method(name) is None
     serve(lambda: "ok")
     app.test_client().get("/")
     assert calls == [app]

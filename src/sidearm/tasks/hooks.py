@@ -7,10 +7,8 @@ import logging
 import sys
 import weakref
 from collections.abc import Callable
-from types import FunctionType
 from typing import Any
 
-import flask.app
 from flask import (
     Flask,
     appcontext_tearing_down,
@@ -27,6 +25,7 @@ from .flask_contexts import (
     app_context_of,
     current_app_context,
     current_request_context,
+    own_method,
     push_of,
 )
 from .late import run_late
@@ -88,17 +87,6 @@ def _place(app: Flask) -> None:
 
 
 # -- teardown
-
-
-def own_method(name: str) -> Callable[..., None] | None:
-    """A method as Flask itself has it, or ``None`` if somebody has put another in its place.
-
-    Flask's methods of teardown call functions and send a signal. Where there are neither, it takes
-    them a tenth of what a small request costs to find that out; here that is seen at a glance.
-    """
-    method = vars(Flask)[name]
-    is_own = type(method) is FunctionType and method.__globals__ is flask.app.__dict__
-    return method if is_own and method.__code__.co_name == name else None
 
 
 _OWN_FOR_REQUESTS = own_method("do_teardown_request")

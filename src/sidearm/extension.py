@@ -16,7 +16,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar, overload
 
-from flask import Flask, has_request_context, request
+from flask import Flask
 
 from .bodies.raw import watch_views
 from .bodies.sources import sources_of
@@ -42,6 +42,7 @@ from .signing.keys import Signers, keys_of
 from .signing.tokens import TokenKind
 from .tasks import context, hooks
 from .tasks.claims import CommitMode, Resource, check_mode
+from .tasks.flask_contexts import current_request_context
 from .tasks.outcome import OutcomeRule
 from .tasks.reporting import Reporter
 from .tasks.requests import snapshot_headers
@@ -516,9 +517,10 @@ def _wrapper_for(thing: Any) -> Callable[[Any, Any], Any] | None:
 
 def _in_development() -> bool:
     """Whether this is a request of Werkzeug's development server, or of ``flask run``."""
-    if not has_request_context():
+    request_context = current_request_context(None)
+    if request_context is None:
         return False
-    software = request.environ.get("SERVER_SOFTWARE", "")
+    software = request_context.request.environ.get("SERVER_SOFTWARE", "")
     return isinstance(software, str) and software.startswith("Werkzeug/")
 
 

@@ -18,7 +18,7 @@ from wsgiref.validate import validator
 
 import pytest
 from flask import Flask, Response, abort, g, stream_with_context
-from flasks import raises
+from flasks import before_3_2, raises
 from werkzeug.test import EnvironBuilder
 
 from sidearm import EventStream, Sidearm, after_commit, event_stream, publish
@@ -468,6 +468,7 @@ def flask_version() -> tuple[int, ...]:
 @pytest.mark.skipif(
     flask_version() not in {(3, 1, 2), (3, 1, 3)}, reason="Only these Flasks tear down twice."
 )
+@before_3_2
 def test_footgun_7_the_slide_settles_twice_under_stream_with_context(slide: Slide) -> None:
     """On Flask 3.1.2 and 3.1.3: two commits, and one connection that comes back twice."""
     streaming(slide)

@@ -465,7 +465,7 @@ def test_d1_t4_the_work_of_a_refused_redirect_is_rolled_back(
     assert count() == 1
     records = [each for each in app.extensions["sidearm"].records if each.round == "work"]
     assert [(each.committed, each.decided_by) for each in records] == [
-        (True, "status 302"),
+        (True, f"status {REDIRECT_STATUS}"),
         (False, "exception UnsafeRedirect"),
     ]
 

@@ -86,11 +86,11 @@ class Stream:
         self.parser = Parser(fields.get("last_event_id") or "")
         self._events: list[Event] = []
 
-    def read(self, patience: float = PATIENCE) -> bytes:
-        """The next bytes; ``b""`` at the end of the stream."""
+    def read(self, patience: float = PATIENCE, limit: int = 1 << 16) -> bytes:
+        """The next bytes, up to a limit; ``b""`` at the end of the stream."""
         self.socket.settimeout(patience)
         try:
-            data = self.socket.recv(1 << 16)
+            data = self.socket.recv(limit)
         except ConnectionResetError:
             data = b""
         self.raw += data

@@ -288,6 +288,25 @@ def test_e6_silent_stream_is_left(site: Site, tabs: Tabs) -> None:
     site.wait_for_streams(1)
 
 
+def test_e3_e4_e6_gap_and_a_new_snapshot_reach_every_tab(site: Site, tabs: Tabs) -> None:
+    """Their new place comes after the snapshot, and a tab that joins then asks for no older one."""
+    two = [tabs.open("follow('/snapshots/begun')") for _ in range(2)]
+    site.publish("begun", "1")
+    wait_until_seen(two, ["snapshot: the state", "1"])
+    site.hubs.kill()
+    site.hubs.start_anew()
+    seen = ["snapshot: the state", "1", "gap: epoch", "snapshot: the state"]
+    for tab in two:
+        tab.wait(f"seen.length === {len(seen)}")
+    late = tabs.open("follow('/snapshots/begun')")
+    late.wait("seen.length === 1")
+    site.wait_for_streams(1)
+    site.publish("begun", "2")
+    wait_until_seen(two, [*seen, "2"])
+    wait_until_seen([late], ["snapshot: the state", "2"])
+    site.wait_for_streams(1)
+
+
 def test_e3_e6_gap_reaches_every_tab(site: Site, tabs: Tabs) -> None:
     """The hub was killed, and a new one knows of nothing."""
     two = [tabs.open("followFromHere('/streams/killed')") for _ in range(2)]

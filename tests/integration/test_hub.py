@@ -107,12 +107,18 @@ def test_e3_newcomer_gets_nothing_old(hub: HubClient) -> None:
         assert stream.data(1) == ["new"]
 
 
-def gap_of(stream: Stream) -> str:
-    """The reason that the first event gives, which must be a gap."""
+def gap_of(stream: Stream, last_event_id: str | None = None) -> str:
+    """The reason that the first event gives, which must be a gap.
+
+    Args:
+        stream: The stream.
+        last_event_id: The client's, where a snapshot follows: it stays until that has come. Else it
+            is the place that the gap tells.
+    """
     [gap] = stream.events(1)
     assert gap.event == "sidearm:gap"
     told = json.loads(gap.data)
-    assert told["position"] == gap.id
+    assert gap.id == (told["position"] if last_event_id is None else last_event_id)
     return str(told["reason"])
 
 
@@ -137,7 +143,7 @@ def test_e3_bad_id_gets_the_gap_event_first(
     with Stream(
         hub, "a", position=position, last_event_id=last_event_id, snapshot=b"data: all\n\n"
     ) as stream:
-        assert gap_of(stream) == reason
+        assert gap_of(stream, last_event_id) == reason
         assert stream.data(2) == ["all", "since the view looked"]
         hub.publish([event("a", "live")])
         assert stream.data(1) == ["live"]
@@ -203,6 +209,26 @@ def test_e4_events_since_the_view_looked_follow_the_snapshot(hub: HubClient) -> 
     with Stream(hub, "a", position=position, snapshot=b"data: snapshot\n\n") as stream:
         hub.publish([event("a", "live")])
         assert stream.data(3) == ["snapshot", "after it", "live"]
+
+
+def test_e4_client_that_is_cut_before_the_end_of_its_snapshot_has_no_id(hub: HubClient) -> None:
+    """After each byte that a real client may have last; with an id it has had all of the snapshot."""
+    fields: dict[str, Any] = {"position": wait_for_hub(hub), "snapshot": b"data: snapshot\n\n"}
+    publish_all(hub, [event("a", "after it")])
+    with Stream(hub, "a", **fields) as whole:
+        assert whole.data(2) == ["snapshot", "after it"]
+    resumed = 0
+    for size in range(len(whole.raw)):
+        with Stream(hub, "a", **fields) as cut:
+            while len(cut.raw) < size:
+                assert cut.read(limit=size - len(cut.raw))
+            had = [each.data for each in cut.pending_events()]
+        told = cut.parser.last_event_id
+        with Stream(hub, "a", last_event_id=told or None, **fields) as again:
+            came = again.data(2 - len(had) if told else 2)
+        assert (had if told else []) + came == ["snapshot", "after it"], cut.raw
+        resumed += bool(told)
+    assert resumed > 0
 
 
 def test_e4_page_and_stream_join_at_its_position(hub: HubClient) -> None:

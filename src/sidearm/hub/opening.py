@@ -1,9 +1,12 @@
 """How a stream begins: what a client is sent before the first live event.
 
-A newcomer gets a bare id (so that it can resume even if the connection ends before an event comes),
-the snapshot, and what was published since the view looked. A client that resumes gets what it
+A newcomer gets the snapshot, a bare id (so that it can resume even if the connection ends before an
+event comes), and what was published since the view looked. A client that resumes gets what it
 missed and nothing else. Where the log cannot tell what was missed, the event ``sidearm:gap`` says
 so first, and the client then starts like a newcomer.
+
+No id comes before what only a newcomer gets: whoever has one gets no snapshot any more. So a client
+that is cut off has its place after the whole snapshot, or comes back as it came.
 
 Where every channel has had its last event, or the stream was closed by its tag while it was on its
 way, the beginning is all there is: it ends with a marked id, by which its client is known when it
@@ -42,10 +45,16 @@ class Start(NamedTuple):
     ended: bool = False
 
 
-def gap(reason: str, place: str) -> bytes:
-    """The frame that tells a client that it may have missed events before a position."""
+def gap(reason: str, place: str, *, tells_id: bool = True) -> bytes:
+    """The frame that tells a client that it may have missed events before a position.
+
+    Args:
+        reason: Why.
+        place: The position.
+        tells_id: Whether the client goes on from there if nothing more comes.
+    """
     data = {"reason": reason, "position": place}
-    return eventstream.encode(data, event=GAP_EVENT, id=place)
+    return eventstream.encode(data, event=GAP_EVENT, id=place if tells_id else None)
 
 
 def end(log: Log, channels: tuple[str, ...]) -> bytes:
@@ -154,18 +163,18 @@ def _join(
     start = time
     if reason is None and request.replay is not None:
         start = min(time, _seconds_ago(log, request.replay))
-    if reason is not None:
-        parts.append(gap(reason, log.clock.text(time)))
-    elif not (isinstance(request, Handoff) and request.knows_place):
-        parts.append(eventstream.frame(b"", log.clock.text(time)))
-    if request.snapshot is not None:
-        parts.append(request.snapshot)
-    past = log.last_words(request.channels, start)
+    place = log.clock.text(time)
+    for_newcomers = [] if request.snapshot is None else [request.snapshot]
+    for_newcomers += log.last_words(request.channels, start)
     if start < time:
-        past += log.newest(request.channels, start, until=time)
-    if past:
-        # Their ids lie before the place from which this client would resume.
-        parts += [*past, eventstream.frame(b"", log.clock.text(time))]
+        for_newcomers += log.newest(request.channels, start, until=time)
+    if reason is not None:
+        parts.append(gap(reason, place, tells_id=not for_newcomers))
+    parts += for_newcomers
+    # The ids in it, if there are any, lie before the place from which this client would resume.
+    knows_place = isinstance(request, Handoff) and request.knows_place
+    if for_newcomers or not (knows_place or reason is not None):
+        parts.append(eventstream.frame(b"", place))
     return parts + frames, reason
 
 

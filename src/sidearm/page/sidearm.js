@@ -148,10 +148,11 @@ export function subscribe(url, handlers) {
   /** @param {string} p @param {Frame} [f] */
   function apply(p, f) {
     if (leading || isBehind(position, p)) position = p;
-    if (!mark || f?.data !== undefined) mark = p;
+    // The stream begins anew: older events may come, and its place comes after them.
+    if (f?.type === GAP && !f.own) mark = seen = "";
+    if ((!f || f.own) && (!mark || f?.data !== undefined)) mark = p;
     if (f?.data === undefined || (f.own && !isBehind(seen, f.id))) return;
-    // What follows a gap begins anew, and may hold older events.
-    if (f.own) seen = f.type === GAP ? "" : f.id;
+    if (f.own) seen = f.id;
     emit(f.type, new MessageEvent(f.type, { data: f.data, lastEventId: f.id }));
   }
 
@@ -271,7 +272,7 @@ export function subscribe(url, handlers) {
   async function catchUp(told, need) {
     const mine = (catching = new AbortController());
     queue = [told];
-    let flag = "", more = "", bare = 0;
+    let flag = "", more = "";
     const { code, after, refused } = await read(
       mine,
       (flags) => {
@@ -281,9 +282,10 @@ export function subscribe(url, handlers) {
       (f) => {
         if (catching !== mine) return;
         // What has no id of its own comes from the leader too.
-        if (f.own || f.type === "snapshot") apply(f.id, f);
+        if (f.own || f.type === "snapshot" || f.type === GAP) apply(f.id, f);
         if (f.type === GAP) more = flag;
-        if (f.type === more || (f.own && f.data === undefined && ++bare > 1)) more = "";
+        // The place comes when all is told that only a newcomer gets.
+        if (f.own && f.data === undefined) more = "";
         if (!more && !isBehind(position, need)) mine.abort();
       },
     );

@@ -286,7 +286,7 @@ class Machine:
         has_ended = all(channel in self.oracle.ends for channel in channels)
         assert start.ended == has_ended == is_end(parser.last_event_id, channels)
         if where is not None:
-            self.check_beginning(events, reason, where)
+            self.check_beginning(events, reason, where, told or "")
             left = parse(parser.last_event_id)
             assert left is not None
             assert left.time >= where, "it would resume from before the place that it was given"
@@ -294,16 +294,17 @@ class Machine:
         assert [event.data for event in events] == texts
         self.check_resuming(parser.last_event_id, channels)
 
-    def check_beginning(self, events: list[Event], reason: str | None, where: int) -> None:
-        """A newcomer gets its place and the snapshot; after a gap, the gap event first."""
+    def check_beginning(
+        self, events: list[Event], reason: str | None, where: int, told: str
+    ) -> None:
+        """A newcomer gets the snapshot; after a gap, the gap event first. Neither has an id."""
         first, *others = [(event.event, event.id) for event in events[:2]]
-        place = _text(where)
         if reason is None:
-            assert first == ("snapshot", place)
+            assert first == ("snapshot", told)
             return
-        assert first == ("sidearm:gap", place)
-        assert others == [("snapshot", place)]
-        assert json.loads(events[0].data) == {"reason": reason, "position": place}
+        assert first == ("sidearm:gap", told)
+        assert others == [("snapshot", told)]
+        assert json.loads(events[0].data) == {"reason": reason, "position": _text(where)}
 
     def check_resuming(self, last_event_id: str, channels: tuple[str, ...]) -> None:
         """Who leaves here, and comes back with this id, gets nothing again and is told no gap."""

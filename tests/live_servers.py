@@ -6,6 +6,7 @@ import shutil
 import socket
 import sys
 import tempfile
+import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import pytest
 
 from sidearm.exceptions import StreamEnded
 from sidearm.hub.client import ask_figures
@@ -29,6 +31,8 @@ APPS = Path(__file__).parent / "apps"
 # A stream that held a worker up would hold it for this long, which no test waits.
 GRACE = ["--graceful-timeout", "600"]  # seconds
 THREADS = 4  # of the worker that has some
+FRIEND = "https://app.example"  # may read the streams of the applications in tests/apps
+STRANGER = "https://evil.example"
 
 
 class UwsgiServer(Server):
@@ -247,3 +251,26 @@ def check_nothing_is_missed(live: Live, channel: str) -> None:
         source.reconnect()
         live.publish(channel, "four")
         assert collect(source, 3) == ["two", "three", "four"]
+
+
+def check_foreign_pages(live: Live, channel: str) -> None:
+    """A page of another site is refused; one whose origin the application names reads."""
+    url = f"{live.url}/streams/{channel}"
+    for headers in (
+        {"Sec-Fetch-Site": "cross-site", "Origin": STRANGER},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Origin": STRANGER},
+    ):
+        request = urllib.request.Request(url, headers=headers)
+        with pytest.raises(urllib.error.HTTPError) as raised:
+            urllib.request.urlopen(request, timeout=30)
+        with raised.value as refusal:
+            assert refusal.code == 403
+            assert "SIDEARM_STREAM_ORIGINS" in refusal.read().decode()
+    friend = {"Sec-Fetch-Site": "cross-site", "Origin": FRIEND}
+    with EventSource(url, headers=friend, timeout=30) as source:
+        assert source.headers.get_all("Access-Control-Allow-Origin") == [FRIEND]
+        assert source.headers.get_all("Access-Control-Allow-Credentials") == ["true"]
+        assert "Origin" in source.headers.get_all("Vary", [])
+        live.publish(channel, "one")
+        assert collect(source, 1) == ["one"]

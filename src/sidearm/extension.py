@@ -21,7 +21,7 @@ from flask import Flask
 from .bodies.raw import watch_views
 from .bodies.sources import sources_of
 from .bodies.webhooks import check_view
-from .events import stream_position
+from .events import guard, stream_position
 from .events.sightings import Sightings
 from .exceptions import HubError
 from .hub.client import HubClient
@@ -86,6 +86,7 @@ class AppState(TaskState):
         self.confirm_template: Any = None
         self.webhooks = sources_of(settings.webhooks)
         self.delivery_ledgers: dict[Any, Any] = {}
+        self.guard: Any = None  # an events.guard.FirstRequest, until the first request
         self.health: Any = None  # a workers.health.Health, where it answers
         self.assets: Any = None  # an assets.installation.Assets, where SIDEARM_ASSETS is set
         self._app = weakref.ref(app)
@@ -259,6 +260,7 @@ class Sidearm:
         watch_views(app, check_view)
         self.representations.install(app, snapshot_headers)
         install_page(app)
+        guard.install(app)
         # Not a template global: that would make the Jinja environment before the application
         # has had the chance to set its options.
         app.context_processor(_template_context)

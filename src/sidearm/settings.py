@@ -176,6 +176,17 @@ def _origin(key: str, value: Any) -> str | None:
     return str(url.origin)
 
 
+def _origins(key: str, value: Any) -> frozenset[str]:
+    if not isinstance(value, (list, tuple, set, frozenset)):
+        raise SettingError(key, value, "Give a list of origins, such as ['https://app.example'].")
+    for entry in value:
+        if not isinstance(entry, str) or entry == "null" or "*" in entry:
+            raise SettingError(
+                key, value, f"{entry!r} is no origin. Name each one, such as 'https://app.example'."
+            )
+    return frozenset(str(_origin(key, entry)) for entry in value)
+
+
 def _hosts(key: str, value: Any) -> tuple[str, ...]:
     if not isinstance(value, (list, tuple, set, frozenset)):
         raise SettingError(
@@ -395,6 +406,13 @@ class Settings:
         "Where browsers find the application, such as 'https://shop.example'. Links in mails are"
         " made with it, and redirects are held to it. Without it: SERVER_NAME, or the request's"
         " host, which TRUSTED_HOSTS should name.",
+    )
+    stream_origins: frozenset[str] = _setting(
+        frozenset(),
+        _origins,
+        "",
+        "Other origins whose pages may read streams, with cookies, such as"
+        " `['https://app.example']`. A page of any other origin gets 403.",
     )
     redirect_hosts: tuple[str, ...] = _setting(
         (),

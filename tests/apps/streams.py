@@ -15,6 +15,7 @@ from sidearm.events.inline import Subscription
 
 app = Flask(__name__)
 app.secret_key = "for the tests only"
+app.config["SIDEARM_STREAM_ORIGINS"] = ["https://app.example"]
 app.config.from_prefixed_env("TESTED")  # TESTED_SIDEARM_HANDOFF=false
 Sidearm(app)
 

@@ -17,6 +17,7 @@ import pytest
 from live_servers import (
     THREADS,
     Live,
+    check_foreign_pages,
     check_nothing_behind_is_answered,
     check_nothing_is_missed,
     collect,
@@ -167,6 +168,11 @@ def test_h1_nothing_is_missed_between_the_view_and_the_hub(live: Live, channel: 
 def test_e3_a_client_that_reconnects_misses_nothing(live: Live, channel: str) -> None:
     """What was published while it was away comes first, then what is new."""
     check_nothing_is_missed(live, channel)
+
+
+def test_h12_only_pages_that_the_application_names_read(live: Live, channel: str) -> None:
+    """What the server and the hand-off make of a response changes nothing of that."""
+    check_foreign_pages(live, channel)
 
 
 def test_e3_a_client_resumes_even_if_it_saw_no_event(live: Live, channel: str) -> None:

@@ -212,7 +212,7 @@ def test_e4_events_since_the_view_looked_follow_the_snapshot(hub: HubClient) -> 
 
 
 def test_e4_client_that_is_cut_before_the_end_of_its_snapshot_has_no_id(hub: HubClient) -> None:
-    """After each byte that a real client may have last; with an id it has had all of the snapshot."""
+    """After whichever byte: with an id, it has had all of the snapshot."""
     fields: dict[str, Any] = {"position": wait_for_hub(hub), "snapshot": b"data: snapshot\n\n"}
     publish_all(hub, [event("a", "after it")])
     with Stream(hub, "a", **fields) as whole:

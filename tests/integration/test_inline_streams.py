@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from hub_succession import Succession
-from live_servers import Live, make_server, private_folder, serving
+from live_servers import Live, check_foreign_pages, make_server, private_folder, serving
 
 from sidearm.exceptions import NotAStream
 from sidearm.hub.client import HubClient
@@ -103,6 +103,11 @@ def test_e3_a_client_that_reconnects_misses_nothing(live: Live, channel: str) ->
         source.reconnect()
         live.publish(channel, "four")
         assert [event.data for event in source.events(3)] == ["two", "three", "four"]
+
+
+def test_h12_only_pages_that_the_application_names_read(live: Live, channel: str) -> None:
+    """As where the hub holds the stream."""
+    check_foreign_pages(live, channel)
 
 
 def test_h1_nothing_is_missed_between_the_view_and_the_stream(live: Live, channel: str) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from live_servers import (
     Live,
+    check_foreign_pages,
     check_nothing_behind_is_answered,
     check_nothing_is_missed,
     held,
@@ -169,6 +170,11 @@ def test_e3_a_client_that_reconnects_misses_nothing(live: Live, channel: str) ->
     check_nothing_is_missed(live, channel)
 
 
+def test_h12_only_pages_that_the_application_names_read(live: Live, channel: str) -> None:
+    """What the server and the hand-off make of a response changes nothing of that."""
+    check_foreign_pages(live, channel)
+
+
 # Recycling, reloading, stopping: for each a server of its own
 
 
@@ -235,6 +241,7 @@ def test_h2_waitress_gives_no_socket_and_its_streams_are_polled(channel: str) ->
         assert source.retry == 2000
 
         log = live.server.log_text()
+        check_foreign_pages(live, f"{channel}_elsewhere")
         assert log.count("answered by polling") == 1
         assert "the server (waitress) does not give the client's socket" in log
 

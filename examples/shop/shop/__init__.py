@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from typing import Any
 
-from flask import Flask, Response
+from flask import Flask, Response, g
 from flask_wtf import CSRFProtect
 
 from . import account_views, database, errors, hooks, seed, views
@@ -15,10 +16,11 @@ from .database import arm, db
 
 csrf = CSRFProtect()
 
-# Everything that the pages need comes from the shop itself, so the browser may refuse the rest.
+# Everything that the pages need comes from the shop itself, so the browser may refuse the rest. The
+# one script inside a page, its import map, has the nonce of its answer.
 CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
-    " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    "default-src 'none'; script-src 'self'{nonce}; style-src 'self'; img-src 'self';"
+    " connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
 
 
@@ -44,12 +46,22 @@ def create_app(config: Mapping[str, Any] | None = None) -> Flask:
     app.register_blueprint(hooks.hooks)
     csrf.exempt(hooks.hooks)  # services have no token of our forms; they sign
     app.cli.add_command(seed.seed)
+    app.add_template_global(csp_nonce)
     app.after_request(_add_headers)
     return app
 
 
+def csp_nonce() -> str:
+    """The nonce that lets this answer's own inline script run, and no other's."""
+    if "csp_nonce" not in g:
+        g.csp_nonce = secrets.token_urlsafe(16)
+    nonce: str = g.csp_nonce
+    return nonce
+
+
 def _add_headers(response: Response) -> Response:
-    response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY
+    nonce = f" 'nonce-{g.csp_nonce}'" if "csp_nonce" in g else ""
+    response.headers["Content-Security-Policy"] = CONTENT_SECURITY_POLICY.format(nonce=nonce)
     response.headers.setdefault("X-Content-Type-Options", "nosniff")
     response.headers.setdefault("Referrer-Policy", "same-origin")
     if response.mimetype == "text/html":

@@ -135,6 +135,20 @@ def hub_pid(server: UpServer) -> int:
     return pid
 
 
+def test_e6_all_windows_share_one_stream(open_window: OpenWindow, server: UpServer) -> None:
+    """Also when the window that holds it is closed; an order's page has another one."""
+    product = "/products/whistle-pealess"
+    windows = [open_window(path) for path in (product, "/", "/mailbox", product)]
+    server.wait_until(lambda: server.hub_figures().subscribers == 1, WAIT, "one stream")
+    windows.pop(0).close()
+    buyer = open_window(product)
+    before = stock_on(buyer)
+    buy(buyer, 1)
+    wait_for_stock(windows[-1], before - 1)
+    # That of the order's page hears of its payment, too.
+    server.wait_until(lambda: server.hub_figures().subscribers == 2, WAIT, "two streams")
+
+
 def test_a_purchase_in_one_window_shows_in_the_other(open_window: OpenWindow) -> None:
     """Stock, list and feed of open windows follow what somebody else buys, down to the last."""
     product = "/products/kestrel-flask-0-75-l"
@@ -284,7 +298,7 @@ def test_a1_every_page_loads_its_files_by_their_hashes(
         path = response.url.removeprefix(server.url)
         if response.status >= 400:
             complaints.append(f"{response.status} {path}")
-        if path.startswith("/static/"):
+        if path.startswith(("/static/", "/_sidearm/")):
             files[path] = response.headers.get("cache-control", "")
 
     page.on("response", see)
@@ -306,5 +320,6 @@ def test_a1_every_page_loads_its_files_by_their_hashes(
     assert complaints == []
     names = {re.sub(r"\.[0-9a-f]{16}\.", ".", path) for path in files}
     assert names >= {f"/static/{name}" for name in ("shop.css", "live.js", "art.svg")}
+    assert "/_sidearm/sidearm.js" in names
     assert names.isdisjoint(files)
     assert set(files.values()) == {"public, max-age=31536000, immutable"}

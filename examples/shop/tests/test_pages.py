@@ -144,6 +144,22 @@ def test_the_shop_under_a_prefix(client: FlaskClient) -> None:
     links = re.findall(r'(?:href|src|action|data-stream|data-now)="([^"#]+)"', page.text)
     assert links
     assert [link for link in links if not link.startswith("/shop/")] == []
+    assert '{"sidearm": "/shop/_sidearm/sidearm.' in page.text
+
+
+def test_the_import_map_alone_has_the_nonce(client: FlaskClient) -> None:
+    """Another one in each answer, and none where nothing is inline: no other script can run."""
+    allowed = set()
+    for _ in range(2):
+        page = client.get("/")
+        (nonce,) = re.findall(r'<script type="importmap" nonce="([\w-]{22})">', page.text)
+        assert f"script-src 'self' 'nonce-{nonce}';" in page.headers["Content-Security-Policy"]
+        assert page.text.count(nonce) == 1
+        allowed.add(nonce)
+        assert re.search(r'"integrity": \{"/_sidearm/sidearm\.[0-9a-f]+\.js": "sha384-', page.text)
+    assert len(allowed) == 2
+    figures = client.get("/stock.json")
+    assert "script-src 'self';" in figures.headers["Content-Security-Policy"]
 
 
 def test_headers(client: FlaskClient) -> None:

@@ -2,7 +2,10 @@
 //
 // The page says from which position of the event log it was made (data-position); the stream goes on
 // from there, so nothing between page and stream is missed. Events carry new values and a version:
-// hearing one twice, or two in the wrong order, does no harm.
+// hearing one twice, or two in the wrong order, does no harm. All windows of a browser share one
+// stream, and sidearm.js brings it back whenever it is lost.
+
+import { subscribe } from "sidearm";
 
 const page = document.body;
 const words = JSON.parse(document.getElementById("live-words").textContent);
@@ -16,44 +19,33 @@ const PATIENCE = 4000; // ms: a reconnection that is quicker than this is nobody
 const RETRY = 3000; // ms, and up to as much again, so that not all windows come back at once
 
 let position = page.dataset.position;
-let source = null;
-let reopening = 0;
 let worrying = 0;
 let refreshing = 0;
 
-function open() {
-  close();
+function follow() {
   const url = new URL(page.dataset.stream, location.href);
   if (position) url.searchParams.set("last_event_id", position);
-  source = new EventSource(url);
-  source.addEventListener("open", () => show("live"));
-  source.addEventListener("error", stumbled);
-  listen("stock", showStock);
-  listen("sold", showSale);
-  listen("paid", showPaid);
-  listen("sidearm:gap", refresh); // the log does not reach back to our position
-}
-
-function listen(name, act) {
-  source.addEventListener(name, (event) => {
-    position = event.lastEventId || position;
-    act(JSON.parse(event.data));
+  subscribe(url, {
+    stock: news(showStock),
+    sold: news(showSale),
+    paid: news(showPaid),
+    "sidearm:gap": news(refresh), // the log does not reach back to our position
+    "sidearm:status": follows,
   });
 }
 
-function stumbled() {
-  worrying ||= setTimeout(show, PATIENCE, "offline");
-  // An EventSource reconnects by itself, but gives up on an answer that is no stream (a proxy's 502).
-  if (source.readyState === EventSource.CLOSED) {
-    clearTimeout(reopening);
-    reopening = setTimeout(open, soon());
-  }
+function news(act) {
+  return (event) => {
+    position = event.lastEventId || position;
+    act(JSON.parse(event.data));
+  };
 }
 
-function close() {
-  clearTimeout(reopening);
-  source?.close();
-  source = null;
+function follows({ state }) {
+  if (state === "open") return show("live");
+  worrying ||= setTimeout(show, PATIENCE, "offline");
+  // Somebody has logged out, here or elsewhere; what a stranger may hear goes on.
+  if (state === "ended") setTimeout(follow, soon());
 }
 
 function soon() {
@@ -146,10 +138,6 @@ function tellTimes() {
   }
 }
 
-// A page in the back-forward cache must hold no connection; it comes back with its last position.
-addEventListener("pagehide", close);
-addEventListener("pageshow", (event) => event.persisted && open());
-addEventListener("online", open);
 setInterval(tellTimes, 30_000);
 tellTimes();
-open();
+follow();

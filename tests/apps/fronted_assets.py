@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from flask import Blueprint, Flask, url_for
+from flask import Blueprint, Flask, render_template_string, request, url_for
 from werkzeug.middleware.proxy_fix import ProxyFix
 
-from sidearm import EventStream, Sidearm, event_stream
+from sidearm import EventStream, Sidearm, event_stream, publish
 
 FOLDER = Path(os.environ["FRONTED_FOLDER"])
 
@@ -53,6 +53,31 @@ def urls() -> dict[str, str]:
 @app.get("/streams/news")
 def stream() -> EventStream:
     return event_stream("news")
+
+
+PAGE = """<!doctype html>
+<title>news</title>
+<link rel="icon" href="data:,">
+{{ import_map({"sidearm": cdn ~ sidearm_js_url() if cdn else sidearm_js_url()}) }}
+<script type="module">
+  import { subscribe } from "sidearm";
+  window.seen = [];
+  subscribe("{{ url_for('stream', last_event_id=stream_position()) }}", {
+    message: (event) => seen.push(event.data),
+  });
+</script>"""
+
+
+@app.get("/page")
+def page() -> str:
+    """A page that follows the stream, by the module from here or from another host."""
+    return render_template_string(PAGE, cdn=request.args.get("cdn", ""))
+
+
+@app.post("/publish")
+def publishing() -> str:
+    publish("news", request.get_data(as_text=True))
+    return "published"
 
 
 @app.errorhandler(404)

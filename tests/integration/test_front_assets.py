@@ -1,9 +1,15 @@
-"""Contracts A1 and W3: a front sends built static files by the rules that the application has."""
+"""Contracts A1 and W3: a front sends built static files by the rules that the application has.
+
+With what case C15 says of ``sidearm.js`` (contract E6).
+"""
 
 from __future__ import annotations
 
+import base64
 import contextlib
+import hashlib
 import json
+import re
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,6 +19,7 @@ from types import MappingProxyType
 import brotli
 import pytest
 import urllib3
+from browser_tabs import CHROMIUM, open_browser
 from fronts import APPS, PATIENCE, Caddy, Nginx, sidearm
 
 from sidearm.testing import Server, UpServer, free_port
@@ -264,6 +271,58 @@ def test_a1_a_file_that_is_newer_than_the_build_is_the_applications(stack: Stack
         write(stack.folder, {"static/changed.css": FILES["static/changed.css"]})
 
 
+def module_of(page: str) -> tuple[str, str]:
+    """The URL of ``sidearm.js`` that a page's import map has, and its digest."""
+    (text,) = re.findall(r'<script type="importmap">(.*?)</script>', page)
+    said = json.loads(text)
+    url = said["imports"]["sidearm"]
+    return url, said.get("integrity", {}).get(url, "")
+
+
+def test_c15_e6_sidearm_js_is_kept_for_a_year(stack: Stack) -> None:
+    """Its URL has the front's prefix, and what the front sends is what the application sends."""
+    page = stack.ask(stack.front, f"{stack.prefix}/page").data.decode()
+    url, integrity = module_of(page)
+    assert url.startswith(f"{stack.prefix}/_sidearm/sidearm.")
+    answer = stack.ask(stack.front, url)
+    assert answer.status == 200
+    assert answer.headers["Cache-Control"] == "public, max-age=31536000, immutable"
+    assert answer.headers["Content-Type"] == "text/javascript; charset=utf-8"
+    digest = base64.b64encode(hashlib.sha384(answer.data).digest()).decode()
+    assert integrity == f"sha384-{digest}"
+    small = stack.ask(stack.front, url, **{"Accept-Encoding": "gzip"})
+    assert small.headers["Content-Encoding"] == "gzip"
+    assert zlib.decompress(small.data, 31) == answer.data
+    again = stack.ask(stack.front, url, **{"If-None-Match": answer.headers["ETag"]})
+    assert again.status == 304
+    assert again.headers["Cache-Control"] == answer.headers["Cache-Control"]
+    former = stack.ask(stack.front, url.replace(url[-19:-3], "0123456789abcdef"))
+    assert (former.data, former.headers["Cache-Control"]) == (answer.data, "no-store")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install chromium")
+@pytest.mark.parametrize("is_elsewhere", [False, True], ids=["here", "from a CDN"])
+def test_c15_e6_a_page_behind_a_front_follows(stack: Stack, is_elsewhere: bool) -> None:
+    """Also where the module comes from another host, which fetches it from the application."""
+    cdn = f"?cdn=http://localhost:{stack.front.port}" if is_elsewhere else ""
+    with open_browser() as browser:
+        page = browser.new_page()
+        page.set_default_timeout(PATIENCE * 1000)
+        loaded: list[str] = []
+        page.on("response", lambda answer: loaded.append(f"{answer.status} {answer.url}"))
+        page.goto(f"{stack.front.url}{stack.prefix}/page{cdn}")
+        url, _ = module_of(page.content())
+        news = f"news of {stack.front.port}{cdn}"
+        answer = urllib3.request(
+            "POST", f"{stack.front.url}{stack.prefix}/publish", body=news, timeout=PATIENCE
+        )
+        assert answer.status == 200
+        page.wait_for_function("(news) => window.seen?.includes(news)", arg=news)
+    host = f"http://localhost:{stack.front.port}" if is_elsewhere else stack.front.url
+    assert f"200 {url if is_elsewhere else host + url}" in loaded
+    assert url.removeprefix(host).startswith(f"{stack.prefix}/_sidearm/")
+
+
 def test_a1_check_knows_a_front_with_built_files(stack: Stack) -> None:
     """The locations for files hide no stream from ``export --check``."""
     kind, name = (
@@ -320,6 +379,10 @@ def test_a1_files_at_the_root_and_for_a_cdn(tmp_path: Path) -> None:
             "FRONTED_STATIC_URL": "",
         },
     ) as stack:
+        # sidearm.js is in no build, and so stays where the application is.
+        module, integrity = module_of(stack.ask(stack.front, "/page").data.decode())
+        assert stack.ask(stack.front, module).status == 200
+        assert integrity
         urls = {url.removeprefix("https://cdn.example") for url in stack.urls.values()}
         assert len(urls) == len(stack.urls)
         plain = stack.ask(stack.front, "/shop.css")

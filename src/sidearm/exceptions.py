@@ -261,6 +261,10 @@ class HubError(SidearmError, RuntimeError):
         super().__init__(message)
 
 
+class BrokerError(SidearmError, RuntimeError):
+    """The broker is away, or cannot be used; what waits for it is sent when it is back."""
+
+
 class ProtocolError(SidearmError):
     """A peer on the hub's socket said something that is no message of this version."""
 

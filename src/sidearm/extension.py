@@ -21,12 +21,14 @@ from flask import Flask
 from .bodies.raw import watch_views
 from .bodies.sources import sources_of
 from .bodies.webhooks import check_view
+from .brokers import HUB, open_broker
 from .events import guard, stream_position
 from .events.sightings import Sightings
 from .exceptions import HubError
 from .hub.client import HubClient
 from .hub.config import HubConfig
 from .hub.memory import MemoryHub
+from .hub.publisher import Publisher
 from .hub.server import Server
 from .page import install as install_page
 from .page import sidearm_js_url
@@ -139,6 +141,8 @@ class AppState(TaskState):
             metrics_port=settings.metrics_port,
             retry_spread=settings.retry_spread,
             reconnect_rate=settings.reconnect_rate,
+            broker=settings.broker,
+            broker_key=settings.broker_key,
         )
 
     def _its_hub(self) -> HubClient | MemoryHub:
@@ -153,13 +157,17 @@ class AppState(TaskState):
         where = self.settings.hub
         if where == "memory" or (where == "auto" and app is not None and app.testing):
             return MemoryHub(self.hub_config())
-        return HubClient(
-            self.socket_path,
-            pending_count=self.settings.pending_count,
-            pending_bytes=self.settings.pending_bytes,
-            pending_age=self.settings.pending_age,
-            on_drop=self._events_dropped,
-        )
+        options: Any = {
+            "pending_count": self.settings.pending_count,
+            "pending_bytes": self.settings.pending_bytes,
+            "pending_age": self.settings.pending_age,
+            "on_drop": self._events_dropped,
+        }
+        config = self.hub_config()
+        if config.broker == HUB:
+            return HubClient(self.socket_path, **options)
+        broker = open_broker(config.broker, config.broker_key, config.broker_limits())
+        return HubClient(self.socket_path, publisher=Publisher(broker, **options))
 
     def _report(self) -> None:
         """Let the hub ask for this process's records, where one can be."""

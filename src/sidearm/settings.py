@@ -5,13 +5,16 @@ from __future__ import annotations
 import difflib
 import math
 import os
+import re
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from .brokers import HUB, check_url, without_password
 from .exceptions import SettingError
 
 PREFIX = "SIDEARM_"
+_KEY = re.compile(r"[\w.:-]{1,100}", re.ASCII)
 MIB = 1 << 20  # bytes
 
 Check = Callable[[str, Any], Any]
@@ -65,6 +68,24 @@ def _path(key: str, value: Any) -> str | None:
     if value is None or (isinstance(value, str) and value and "\0" not in value):
         return value
     raise SettingError(key, value, "Give the path of a Unix socket, such as '/run/shop/hub.sock'.")
+
+
+def _broker(key: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise SettingError(key, value, "Give a URL, such as 'redis://127.0.0.1:6379/0'.")
+    try:
+        check_url(value)
+    except ValueError as error:
+        raise SettingError(key, without_password(value), str(error)) from None
+    return value
+
+
+def _broker_key(key: str, value: Any) -> str:
+    if not isinstance(value, str) or not _KEY.fullmatch(value):
+        raise SettingError(
+            key, value, "Give letters, digits and any of ._:- such as 'shop', up to 100."
+        )
+    return value
 
 
 def _names(key: str, value: Any) -> frozenset[str]:
@@ -290,6 +311,24 @@ class Settings:
         "Where events go: 'socket' to a hub process; 'memory' to a log in this process, for tests;"
         " 'auto' takes 'memory' while app.testing is set, starts a hub in the process under"
         " 'flask run', and else expects one on the socket.",
+    )
+    broker: str = field(
+        default=HUB,
+        repr=False,  # a password
+        metadata={
+            "check": _broker,
+            "unit": "",
+            "meaning": "Where the log of events is: in the hub ('hub:'), or in a Redis or Valkey"
+            " that every hub and every worker can reach, such as 'redis://127.0.0.1:6379/0'"
+            " (`rediss://` with TLS). It needs `pip install 'sidearm[redis]'`.",
+        },
+    )
+    broker_key: str = _setting(
+        "sidearm",
+        _broker_key,
+        "",
+        "What the names of the broker's keys begin with. Applications that share a broker have"
+        " different ones.",
     )
     handoff: bool = _setting(
         True,

@@ -321,7 +321,8 @@ class Subscription:
                 " Replace it: flask sidearm hub replace.",
                 socket_path,
             )
-        self._clock = Clock(welcome.epoch, welcome.offset)
+        # Of a broker's log the positions have another epoch than the moments of this machine.
+        self._clock = Clock(welcome.log or welcome.epoch, welcome.offset)
         self._time = 0
         self._streams: set[Stream] = set()
         self._by_channel: dict[str, set[Stream]] = {}

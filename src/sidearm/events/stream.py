@@ -176,9 +176,11 @@ class EventStream(Response):
         """Whether the first that the hub would send is where the client would go on from.
 
         Not before a snapshot, or before what was published earlier: whoever comes back by an id
-        gets neither.
+        gets neither. Nor where only the hub knows what the view's position stands for.
         """
         asked = self.subscription
+        if self._hub.follows_broker:
+            return False
         return asked.last_event_id is None and asked.snapshot is None and asked.replay is None
 
     def _give(self, descriptor: int) -> bool:
@@ -287,7 +289,7 @@ def stream_position() -> str:
         OutsideTask: There is no task, so there is no moment that the page was made from.
     """
     task = require_task("stream_position()")
-    position: str | None = state_of(task.app).hub.position_at(task.began_ns())
+    position: str | None = state_of(task.app).hub.place_at(task.began_ns())
     return NO_POSITION if position is None else position
 
 

@@ -8,6 +8,8 @@ get live meet without a gap and without a duplicate.
 from __future__ import annotations
 
 import logging
+import math
+import time
 
 from . import opening, platform
 from .config import HubConfig
@@ -17,6 +19,8 @@ from .messages import Fetch, Handoff
 from .streams import Streams
 from .subscribers import NotAClient, Subscriber, Subscribers
 from .tally import Tally
+
+AHEAD = 2.0  # seconds; a hub that follows is behind by milliseconds
 
 logger = logging.getLogger("sidearm.hub")
 
@@ -48,6 +52,8 @@ class Admission:
         self._peer_timeout = config.peer_timeout
         self._probes = not config.heartbeat
         self._arriving: list[tuple[Handoff, Subscriber]] = []
+        # Those whose id another hub of the same broker has given out, and until when they wait.
+        self._ahead: list[tuple[float, Handoff, Subscriber]] = []
 
     def receive(self, message: Handoff, descriptor: int | None) -> None:
         """Take a client's socket; its stream is opened at the end of the round."""
@@ -69,19 +75,41 @@ class Admission:
 
     def admit(self) -> None:
         """Open the streams that have arrived in this round, or refuse them."""
+        if self._ahead:
+            self._look_at_those_ahead(time.monotonic())
         arriving = self._arriving
         if not arriving:
             return
         self._arriving = []
         for message, subscriber in arriving:
-            try:
-                if self._has_room_for(message, subscriber):
-                    self._open(message, subscriber)
-                else:
-                    self._refuse(subscriber, message)
-            except OSError as error:
-                logger.debug("A client had gone before its stream began: %s", error)
-                subscriber.hang_up()
+            if self._streams.is_ahead(message):
+                self._ahead.append((time.monotonic() + AHEAD, message, subscriber))
+            else:
+                self._admit(message, subscriber)
+
+    def admit_all(self) -> None:
+        """Open every stream that has arrived: nobody may wait any longer."""
+        self._look_at_those_ahead(math.inf)
+        self.admit()
+        self._look_at_those_ahead(math.inf)
+
+    def _look_at_those_ahead(self, now: float) -> None:
+        ahead, self._ahead = self._ahead, []
+        for until, message, subscriber in ahead:
+            if until > now and self._streams.is_ahead(message):
+                self._ahead.append((until, message, subscriber))
+            else:
+                self._admit(message, subscriber)
+
+    def _admit(self, message: Handoff, subscriber: Subscriber) -> None:
+        try:
+            if self._has_room_for(message, subscriber):
+                self._open(message, subscriber)
+            else:
+                self._refuse(subscriber, message)
+        except OSError as error:
+            logger.debug("A client had gone before its stream began: %s", error)
+            subscriber.hang_up()
 
     def all_due(self, message: Fetch | Handoff) -> opening.Start:
         """What a stream begins with, for one that is polled, or that its process goes on with."""

@@ -32,6 +32,8 @@ from .messages import (
     Fetched,
     Figures,
     Handoff,
+    Locate,
+    Located,
     Publish,
     PublishedEvent,
     Stats,
@@ -39,6 +41,7 @@ from .messages import (
 )
 from .pending import Chunk, Pending
 from .position import Clock
+from .publisher import Publisher
 
 PATIENCE = 0.25  # seconds; the longest that a request waits for the hub
 BREAK = 0.5  # seconds without another attempt after a failure
@@ -61,6 +64,7 @@ class HubClient:
         pending_count: Events that may wait while the hub is away.
         pending_bytes: Bytes that may wait.
         pending_age: Seconds that they may wait.
+        publisher: Where events go, if not to the hub: the hub then follows a broker's log.
         on_drop: Called as ``on_drop(count, reason)`` when waiting events were given up; by the
             background thread or by the publishing one, never while a lock is held.
     """
@@ -73,10 +77,12 @@ class HubClient:
         pending_bytes: int = 16 << 20,
         pending_age: float = 30.0,
         on_drop: Callable[[int, str], None] | None = None,
+        publisher: Publisher | None = None,
     ) -> None:
         self.socket_path = socket_path
         self._limits = (pending_count, pending_bytes, pending_age)
         self._on_drop = on_drop
+        self._publisher = publisher
         self._start()
         _clients.add(self)
 
@@ -99,10 +105,25 @@ class HubClient:
     def position_at(self, monotonic_ns: int) -> str | None:
         """A reading of ``time.monotonic_ns()`` as a position; None while the hub is away.
 
-        Costs no round trip: a connected hub has told its epoch and offset.
+        Costs no round trip: a connected hub has told its epoch and offset. It is for that hub; see
+        :meth:`place_at` for one that a client may bring anywhere.
         """
         clock = self._handoff.clock()
         return None if clock is None else clock.text_at(monotonic_ns)
+
+    def place_at(self, monotonic_ns: int) -> str | None:
+        """As :meth:`position_at`, for every hub of the same broker: that one has to be asked."""
+        position = self.position_at(monotonic_ns)
+        if position is None or not self.follows_broker:
+            return position
+        answer = self._ask.ask(Locate(position))
+        return answer.position or None if isinstance(answer, Located) else None
+
+    @property
+    def follows_broker(self) -> bool:
+        """Whether the connected hub has told that its log is a broker's."""
+        link = self._handoff.link
+        return link is not None and bool(link.welcome.log)
 
     def publish(self, events: Iterable[PublishedEvent], ends: Collection[int] = ()) -> None:
         """Send ``(channel, body, keep)`` in order; never waits, never raises for the hub's sake.
@@ -111,6 +132,9 @@ class HubClient:
             events: The events.
             ends: Which of them, by index, are the last of their channel.
         """
+        if self._publisher is not None:
+            self._publisher.publish(events, ends)
+            return
         batch = list(events)
         if batch:
             channels = frozenset(channel for channel, _, _ in batch)
@@ -121,6 +145,9 @@ class HubClient:
 
         It is for the streams whose views ran before this call, however late the hub hears of it.
         """
+        if self._publisher is not None:
+            self._publisher.close_streams(tag, channels)
+            return
         self._send(encode(Close(tag, channels, time.monotonic_ns())), 1, frozenset())
 
     def _send(self, data: bytes, count: int, channels: frozenset[str]) -> None:
@@ -168,6 +195,8 @@ class HubClient:
             flush_seconds: How long to wait for a hub that is away; one that is there, and slow,
                 gets five times as long.
         """
+        if self._publisher is not None:
+            self._publisher.close(flush_seconds)
         with self._lock:
             self._ensure_flusher()
             flusher = self._flusher
@@ -352,7 +381,7 @@ class _Caller:
             return False
         return True
 
-    def ask(self, message: Fetch) -> object:
+    def ask(self, message: Fetch | Locate) -> object:
         with self._lock:
             link = self._connected()
             if link is None:

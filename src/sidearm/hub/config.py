@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import os
+from dataclasses import dataclass, field, replace
 
 import msgspec
 
+from ..brokers import HUB, Limits, without_password
 from ..exceptions import HubError
 
 MIB = 1 << 20  # bytes
+#: A hub's process finds a broker's URL with its password here.
+BROKER_VARIABLE = "SIDEARM_HUB_BROKER"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +35,8 @@ class HubConfig:
         retry_spread: Each client's wait before it comes back is longer by a random part of this
             (seconds), or more where there are many.
         reconnect_rate: Clients that are to come back in a second, about; 0: any number.
+        broker: Where the log is: a URL, which may hold a password; ``hub:`` for the hub's own.
+        broker_key: What the broker's own names begin with.
         metrics_port: Where Prometheus finds the figures, on 127.0.0.1; None: nowhere.
     """
 
@@ -49,10 +55,27 @@ class HubConfig:
     metrics_port: int | None = None
     retry_spread: float = 3.0
     reconnect_rate: float = 200.0
+    broker: str = field(default=HUB, repr=False)
+    broker_key: str = "sidearm"
 
     def to_json(self) -> str:
-        """The configuration as the argument of ``python -m sidearm.hub``."""
-        return msgspec.json.encode(self).decode()
+        """The configuration as the argument of ``python -m sidearm.hub``.
+
+        Everybody on the machine can read arguments, so a broker's password is not in it: that is
+        for :meth:`environment`.
+        """
+        shown = replace(self, broker=without_password(self.broker))
+        return msgspec.json.encode(shown).decode()
+
+    def environment(self) -> dict[str, str]:
+        """What ``python -m sidearm.hub`` is told beside its argument."""
+        if without_password(self.broker) == self.broker:
+            return {}
+        return {BROKER_VARIABLE: self.broker}
+
+    def broker_limits(self) -> Limits:
+        """How much of its log a broker keeps."""
+        return Limits(self.history_age, self.history_bytes)
 
     @classmethod
     def from_json(cls, text: str) -> HubConfig:
@@ -62,9 +85,10 @@ class HubConfig:
             HubError: It is no configuration; the message names the field.
         """
         try:
-            return msgspec.json.decode(text, type=cls)
+            config = msgspec.json.decode(text, type=cls)
         except msgspec.DecodeError as error:
             raise HubError(
                 f"The hub's configuration cannot be read: {error}. Give a JSON object, such as"
                 ' {"socket": "/run/shop/hub.sock"}.'
             ) from error
+        return replace(config, broker=os.environ.get(BROKER_VARIABLE, config.broker))

@@ -11,7 +11,12 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Sequence
+from typing import TypeVar
 
+from msgspec.structs import replace
+
+from ..brokers import HUB, Closing, Entry, Event, Loss, without_password
 from ..exceptions import ProtocolError
 from . import eventstream, opening, platform
 from .acceptor import Acceptor
@@ -20,6 +25,7 @@ from .config import HubConfig
 from .connection import Connection
 from .descriptors import Descriptors
 from .fanout import Fanout
+from .followed import FollowedLog
 from .inline import Inline
 from .listener import Listener
 from .log import Log
@@ -35,6 +41,8 @@ from .messages import (
     Hello,
     Leave,
     ListChannels,
+    Locate,
+    Located,
     Lost,
     Message,
     Publish,
@@ -65,6 +73,8 @@ MAX_CHANNEL_LENGTH = 200  # characters; workers check channels thoroughly
 MAX_LISTED = 10_000  # channels in one answer
 
 logger = logging.getLogger("sidearm.hub")
+
+T = TypeVar("T", Fetch, Handoff)
 
 
 class Hub:
@@ -108,7 +118,11 @@ class Hub:
         self._descriptors = Descriptors()
         self._poller = platform.Poller()
         self._acceptor = Acceptor(self.listener, self._poller, self._descriptors, self.tally)
-        self.log = Log(config) if log is None else log  # an empty one is false
+        if log is None:  # an empty one is false
+            log = Log(config) if config.broker == HUB else FollowedLog(config)
+        self.log = log
+        #: The same log, if it is a copy of a broker's.
+        self.followed = log if isinstance(log, FollowedLog) else None
         self._subscribers = Subscribers()
         self.fanout = Fanout(
             self._subscribers, self._poller, config.subscriber_buffer, config.waiting_bytes
@@ -150,6 +164,10 @@ class Hub:
         self.fanout.flush()
         self._admission.admit()
 
+    def admit_all(self) -> None:
+        """Open every stream that has arrived, before another process takes over."""
+        self._admission.admit_all()
+
     def end_lulls(self) -> None:
         """Do one round, and be woken again by connections that bring no clients any more."""
         self.wake()
@@ -172,6 +190,7 @@ class Hub:
         if self.was_replaced:
             return
         self.streams.end_aged(time.monotonic())
+        self._admission.admit()
 
     def figures(self) -> Figures:
         """What there is, and what there was so far."""
@@ -321,17 +340,12 @@ class Hub:
 
     def _take(self, connection: Connection, message: ToHub, descriptor: int | None) -> None:
         match message:
-            case Publish():
-                self._publish(message)
             case Handoff():
-                self._admission.receive(message, descriptor)
-            case Fetch() | Stats() | ListChannels():
+                self._admission.receive(self._located(message), descriptor)
+            case Fetch() | Stats() | ListChannels() | Locate():
                 self._answer(connection, self._look_up(message))
-            case Close():
-                self.streams.close(message)
-                self._inline.close(message)
-            case Lost():
-                self._lose(message.channels)
+            case Publish() | Close() | Lost():
+                self._hear(message)
             case Replace() | TakeOver():
                 self.replacement.take(connection, message, self._descriptor_count())
             case Hello():
@@ -339,8 +353,29 @@ class Hub:
             case Report() | Records() | Leave() | ReadRecords():
                 self.relay.take(connection, message)
 
+    def _hear(self, message: Publish | Close | Lost) -> None:
+        """Take what a worker tells all streams."""
+        if self.followed is not None:
+            self.tally.counts["refused_events"] += 1
+            self.tally.warn(
+                "worker",
+                "A worker publishes to this hub, which follows %s: what it says was refused. Give"
+                " all processes of the application the same SIDEARM_BROKER.",
+                without_password(self._config.broker),
+            )
+            return
+        match message:
+            case Publish():
+                self._publish(message)
+            case Close():
+                self.streams.close(message)
+                self._inline.close(message)
+            case Lost():
+                self._lose(message.channels)
+
     def _welcome(self) -> Welcome:
-        clock = self.log.clock
+        log = self.log.clock
+        clock = log if self.followed is None else self.followed.moments.clock
         return Welcome(
             VERSION,
             clock.epoch,
@@ -349,18 +384,35 @@ class Hub:
             os.getpid(),
             records=True,
             events=True,
+            log="" if self.followed is None else log.epoch,
         )
 
-    def _look_up(self, question: Fetch | Stats | ListChannels) -> Fetched | Figures | Channels:
+    def _located(self, message: T) -> T:
+        """A stream's opening with a position in the log, where its worker cannot know one."""
+        if self.followed is None:
+            return message
+        place = self.followed.located(message.position)
+        return message if place == message.position else replace(message, position=place)
+
+    def _look_up(
+        self, question: Fetch | Stats | ListChannels | Locate
+    ) -> Fetched | Figures | Channels | Located:
         match question:
             case Fetch():
-                return self._fetch(question)
+                return self._fetch(self._located(question))
+            case Locate():
+                place = question.position
+                return Located(self.followed.located(place) or "" if self.followed else place)
             case Stats():
                 return self.figures()
             case ListChannels():
                 return self._list_channels(question.count)
 
     def _fetch(self, question: Fetch) -> Fetched:
+        if self.followed is not None and self.followed.is_ahead(question.last_event_id):
+            # It keeps its id, and comes back with it: by then this hub has followed.
+            wait = b"" if question.retry is None else eventstream.retry_field(question.retry)
+            return Fetched(wait, self.log.last)
         start = self._admission.all_due(question)
         left = () if start.ended else start.channels
         # The position that the body ends with is the newest that was told to anybody.
@@ -401,10 +453,87 @@ class Hub:
 
     def _lose(self, channels: tuple[str, ...]) -> None:
         """A worker gave events up: say so to those who listen, and to those who resume."""
-        place = self.log.clock.text(self.log.lose(channels))
-        frame = opening.gap("lost", place)
+        self.log.lose(channels)
+        self._tell_loss(channels)
+
+    def _tell_loss(self, channels: tuple[str, ...]) -> None:
+        frame = opening.gap("lost", self.log.clock.text(self.log.last))
         self.tally.counts["gaps"] += self.fanout.queue_once(channels, frame)
         self._inline.gap(channels, frame, self.log.last)
+
+    # A broker's log
+
+    def follow(self, entries: Sequence[Entry]) -> None:
+        """Take what has happened in the broker's log, in its order."""
+        log = self.followed
+        if log is None or self.was_replaced:
+            return
+        self._take_entries(log, entries)
+        log.moments.note(log.last)
+        self._inline.send()
+        self.fanout.flush()
+        self._admission.admit()
+
+    def begin_again(self, epoch: str, floor: int, entries: Sequence[Entry]) -> None:
+        """Follow another log than before, or one of which something was missed.
+
+        Args:
+            epoch: Names it.
+            floor: The position of the newest entry that is gone.
+            entries: All that is left of it. Nobody is sent what happened in it before.
+        """
+        log = self.followed
+        if log is None or self.was_replaced:
+            return
+        self.fanout.flush()
+        log.begin_again(epoch, floor)
+        for entry in entries:
+            self._remember(log, entry)
+        log.moments.begin_again(log.last)
+        # They know the old log's epoch by their greeting.
+        self._inline.part()
+        frame = opening.gap("lost", log.clock.text(log.last))
+        self.tally.counts["gaps"] += self.fanout.queue_once((), frame)
+        self.fanout.flush()
+        self._admission.admit()
+
+    def _remember(self, log: FollowedLog, entry: Entry) -> None:
+        """Take an entry of the past."""
+        match entry.item:
+            case Event(channel, body, keep, end) if self._is_sound(channel, body):
+                log.take(entry.position, channel, body, keep)
+                if end:
+                    log.end(channel)
+            case Closing(tag, channels):
+                log.reach_place(entry.position)
+                self.streams.closings.add(tag, channels, entry.position - 1, entry.position)
+            case Loss(channels):
+                log.lose_at(entry.position, channels)
+            case _:
+                log.reach_place(entry.position)
+
+    def _take_entries(self, log: FollowedLog, entries: Sequence[Entry]) -> None:
+        for position, _, item in entries:
+            match item:
+                case Event(channel, body, keep, end) if self._is_sound(channel, body):
+                    self.tally.counts["published"] += 1
+                    frame = log.take(position, channel, body, keep)
+                    self.fanout.queue(channel, frame)
+                    if end:
+                        self.streams.end(channel)
+                    self._inline.add((channel, frame, position if keep else 0, end))
+                case Closing(tag, channels):
+                    log.reach_place(position)
+                    self._inline.send()
+                    # A view that ran after this hub had seen the closing has seen its place.
+                    self.streams.close_at(tag, channels, position - 1)
+                    self._inline.close(Close(tag, channels, time.monotonic_ns()))
+                case Loss(channels):
+                    log.lose_at(position, channels)
+                    self._inline.send()
+                    self._tell_loss(channels)
+                case _:
+                    log.reach_place(position)
 
     # Subscribers
 

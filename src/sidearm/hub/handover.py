@@ -12,10 +12,13 @@ import os
 import socket
 from collections.abc import Iterator
 
+from ..brokers import HUB
+from ..exceptions import HubError
 from . import platform, state
 from .config import HubConfig
 from .connection import Connection
 from .core import Hub
+from .followed import FollowedLog
 from .listener import Listener
 from .log import Log
 from .subscribers import Subscriber
@@ -35,6 +38,7 @@ def hand_over(hub: Hub, connection: Connection) -> None:
         connection: Where its successor is.
     """
     hub.let_go(connection)
+    hub.admit_all()
     hub.was_replaced = hub.replacement.hand_over(connection, functools.partial(_tell, hub))
 
 
@@ -105,11 +109,18 @@ def _build(config: HubConfig, collected: state.Collected) -> tuple[Hub, Token]:
     """A hub with all that its predecessor held, and the right to serve, which is still to take."""
     outline = collected.outline
     assert outline is not None  # noqa: S101  # it is whole
+    if (config.broker == HUB) != (outline.log.moments is None):
+        raise HubError(
+            "SIDEARM_BROKER has changed between the hub's own log and a broker's, and a hub cannot"
+            " go on in another log. Stop it, and start it anew.",
+            config.socket,
+        )
     listener, lock, token, *metrics = collected.descriptors
+    kind = Log if config.broker == HUB else FollowedLog
     hub = Hub(
         config,
         Listener.inherit(config.socket, listener, lock),
-        Log.restore(config, outline.log, collected.history),
+        kind.restore(config, outline.log, collected.history),
     )
     _restore(hub, collected, outline)
     hub.listen_for_metrics(socket.socket(fileno=metrics[0]) if metrics else None)

@@ -54,6 +54,13 @@ class Inline:
         """Pass a heartbeat on."""
         self._tell(Beat(frame, time))
 
+    def part(self) -> None:
+        """Hang up on all: their streams end, and their clients resume by their ids."""
+        self._events.clear()
+        for connection in self._connections.values():
+            if connection.role == INLINE:
+                connection.hang_up()
+
     def _tell(self, message: Message) -> None:
         for connection in [each for each in self._connections.values() if each.role == INLINE]:
             try:

@@ -116,7 +116,11 @@ class Log:
             return eventstream.frame(body, None)
         now = self.clock.now()
         # The clock may stand still between two events, and nanoseconds are few in a burst.
-        self.last = time = max(self.last + 1, now)
+        self.last = max(self.last + 1, now)
+        return self._keep(self.last, channel, body, now)
+
+    def _keep(self, time: int, channel: str, body: bytes, now: int) -> bytes:
+        """Keep an event, and return its frame."""
         frame = eventstream.frame(body, self.clock.text(time))
         entries = self._channels.get(channel)
         if entries is None:
@@ -185,12 +189,15 @@ class Log:
         """
         # Later than every event so far: who has seen the newest has missed these all the same.
         self.last = mark = max(self.last + 1, self.clock.now())
+        self._raise_floors(channels, mark)
+        return mark
+
+    def _raise_floors(self, channels: tuple[str, ...], mark: int) -> None:
         for channel in channels:
             self._floors[channel] = mark
             self._floors.move_to_end(channel)
         if not channels:
             self._floor = mark
-        return mark
 
     def too_old(self, time: int) -> bool:
         """Whether a time lies before all that is kept, whatever the channel."""

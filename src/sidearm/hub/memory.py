@@ -41,6 +41,9 @@ class MemoryHub:
         """A reading of ``time.monotonic_ns()`` as a position in the log."""
         return self._log.clock.text_at(monotonic_ns)
 
+    place_at = position_at
+    follows_broker = False
+
     def publish(self, events: Iterable[PublishedEvent], ends: Collection[int] = ()) -> None:
         """Append ``(channel, body, keep)`` in order. Who is not there misses what is not kept.
 

@@ -84,6 +84,9 @@ class Welcome(Message, frozen=True, array_like=True, tag="welcome"):
         pid: The hub's process.
         records: Whether it passes records on; a hub before this field does not.
         events: Whether it passes events on; a hub before this field does not.
+        log: Of a hub that follows a broker, names the log. ``epoch`` and ``offset`` then make
+            positions that this hub alone knows: it can tell which place each stands for
+            (:class:`Locate`). Empty: the log is the hub's own.
     """
 
     version: int
@@ -93,6 +96,7 @@ class Welcome(Message, frozen=True, array_like=True, tag="welcome"):
     pid: int
     records: bool = False
     events: bool = False
+    log: str = ""
 
 
 class Refused(Message, frozen=True, array_like=True, tag="refused"):
@@ -209,6 +213,26 @@ class Fetched(Message, frozen=True, array_like=True, tag="fetched"):
     place: int = 0
     channels: tuple[str, ...] = ()
     ended: tuple[str, ...] = ()
+
+
+class Locate(Message, frozen=True, array_like=True, tag="locate"):
+    """Asks which place in the broker's log a position stands for; answered by :class:`Located`.
+
+    Attributes:
+        position: As :class:`Welcome` lets a worker make it.
+    """
+
+    position: str
+
+
+class Located(Message, frozen=True, array_like=True, tag="located"):
+    """The answer to :class:`Locate`.
+
+    Attributes:
+        position: One that every hub of the same broker knows.
+    """
+
+    position: str
 
 
 class Events(Message, frozen=True, array_like=True, tag="events"):
@@ -494,6 +518,7 @@ ToHub: TypeAlias = (
     | Close
     | Handoff
     | Fetch
+    | Locate
     | Stats
     | ListChannels
     | Replace
@@ -507,6 +532,7 @@ FromHub: TypeAlias = (
     Welcome
     | Refused
     | Fetched
+    | Located
     | Figures
     | Channels
     | Replacing

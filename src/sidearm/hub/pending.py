@@ -109,6 +109,16 @@ class Pending:
         if self._sent == len(self._chunks[0].data):
             self._pop()
 
+    def take(self, count: int, size: int) -> list[Chunk]:
+        """Take the oldest chunks out, at least one: so many events and bytes, about."""
+        taken: list[Chunk] = []
+        while self._chunks and count > 0 and size > 0:
+            chunk = self._pop()
+            count -= chunk.events
+            size -= len(chunk.data)
+            taken.append(chunk)
+        return taken
+
     def lose(self, channels: frozenset[str] | None, now: float) -> None:
         """Note that events of these channels will never come, and that the hub must hear of it."""
         self.lost_since = now

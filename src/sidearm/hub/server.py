@@ -1,7 +1,7 @@
 """The hub's process: an asyncio loop in which one poller watches everything.
 
-The loop itself has the timers, the signals and the port for Prometheus, and will have the brokers,
-which are asyncio clients. What a hub does, :mod:`~sidearm.hub.core` tells.
+The loop itself has the timers, the signals, the port for Prometheus and the broker, if there is
+one: its library's client is one of asyncio. What a hub does, :mod:`~sidearm.hub.core` tells.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import signal
 import threading
 from collections.abc import Callable
 
+from ..brokers import HUB, Broker, open_broker
 from ..exceptions import HubError
 from . import handover
 from .config import HubConfig
 from .core import Hub
+from .following import Follower
 from .lulls import LULL
 from .metrics import Metrics
 from .reader import NoHub
@@ -116,13 +118,21 @@ class Server:
 
     async def _serve(self, *, signals: bool, on_up: Callable[[], None] | None = None) -> None:
         loop = self._loop = asyncio.get_running_loop()
+        # First, because its library takes a while to load: who finds the socket is served at once.
+        broker = self._open_broker()
         hub = self._open_hub()
         self._predecessor = hub.predecessor
         # A hub in a thread belongs to its process: another one cannot have it.
         metrics: asyncio.Server | None = None
         hub.replacement.is_possible = signals
         hub.replacement.want = self._on_replace
+        follower: Follower | None = None
         try:
+            if hub.followed is not None and broker is not None:
+                follower = Follower(hub, hub.followed, broker)
+                follower.start()
+                if hub.predecessor is None:
+                    await follower.wait()
             loop.add_reader(hub.fileno(), self._wake, hub)
             self._beat(loop, hub)
             self._age(loop, hub)
@@ -138,6 +148,8 @@ class Server:
                 on_up()
             await self._stopping.wait()
         finally:
+            if follower is not None:
+                await follower.stop()
             if metrics is not None:
                 metrics.close()
             loop.remove_reader(hub.fileno())
@@ -147,6 +159,12 @@ class Server:
             else:
                 hub.close()
                 logger.info("The hub on %r has stopped.", self.config.socket)
+
+    def _open_broker(self) -> Broker | None:
+        config = self.config
+        if config.broker == HUB:
+            return None
+        return open_broker(config.broker, config.broker_key, config.broker_limits())
 
     def _open_hub(self) -> Hub:
         if self._replace:

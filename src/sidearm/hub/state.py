@@ -43,6 +43,20 @@ class Piece(Message, frozen=True, array_like=True):
         return 0
 
 
+class MomentsState(msgspec.Struct, frozen=True, array_like=True):
+    """What a hub that follows a broker had seen when.
+
+    Attributes:
+        epoch: Of the positions that stand for moments.
+        offset: Nanoseconds to add to ``time.monotonic_ns()`` for a moment.
+        moments: Moment and position of the newest entry seen, oldest first.
+    """
+
+    epoch: str
+    offset: int
+    moments: list[tuple[int, int]]
+
+
 class LogState(msgspec.Struct, frozen=True, array_like=True):
     """A log without its events.
 
@@ -54,6 +68,7 @@ class LogState(msgspec.Struct, frozen=True, array_like=True):
         floor: The floor of every channel.
         floors: The floors of single channels, oldest first.
         ends: When each finished channel had its last event, oldest first.
+        moments: Of a broker's log: what of it was seen when. None: it is the hub's own.
     """
 
     epoch: str
@@ -63,6 +78,7 @@ class LogState(msgspec.Struct, frozen=True, array_like=True):
     floor: int
     floors: list[tuple[str, int]]
     ends: list[tuple[str, int]] = []
+    moments: MomentsState | None = None
 
 
 class ReporterState(msgspec.Struct, frozen=True, array_like=True):

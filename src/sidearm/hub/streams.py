@@ -14,6 +14,7 @@ import time
 from . import eventstream, opening
 from .closing import Closings
 from .fanout import Fanout
+from .followed import FollowedLog
 from .log import Log
 from .messages import Close, Fetch, Handoff
 from .spread import Spread
@@ -68,6 +69,10 @@ class Streams:
             self.closed += 1
         return start
 
+    def is_ahead(self, message: Handoff) -> bool:
+        """Whether the client may have heard of what this hub has not: another one told it."""
+        return isinstance(self._log, FollowedLog) and self._log.is_ahead(message.last_event_id)
+
     def all_due(self, message: Fetch | Handoff) -> opening.Start:
         """What a stream begins with, where it ends at once: it is polled."""
         return opening.all_due(self._log, self.closings, message)
@@ -97,12 +102,15 @@ class Streams:
 
     def close(self, message: Close) -> None:
         """Close streams by their tag, or take channels from them."""
-        time_ns = message.time + self._log.clock.offset
-        self.closings.add(message.tag, message.channels, time_ns, self._log.mark())
+        self.close_at(message.tag, message.channels, message.time + self._log.clock.offset)
+
+    def close_at(self, tag: str, channels: tuple[str, ...], time_ns: int) -> None:
+        """Close streams whose views ran at a position's time or before."""
+        self.closings.add(tag, channels, time_ns, self._log.mark())
         self._fanout.flush()
         for subscriber in self._subscribers.all():
-            if message.tag in subscriber.tags and subscriber.seen <= time_ns:
-                self._take(subscriber, message.channels)
+            if tag in subscriber.tags and subscriber.seen <= time_ns:
+                self._take(subscriber, channels)
 
     def end_aged(self, now: float) -> None:
         """End the streams that are too old.

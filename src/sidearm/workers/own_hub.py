@@ -60,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         wait_for_turn(config.socket, stand_by)
     program = [sys.executable, "-m", "sidearm.hub", config.to_json()]
     pipes = ["--lifeline", str(options.lifeline), "--ready", str(options.ready)]
-    os.execv(sys.executable, [*program, *pipes, *(("--replace",) if options.replace else ())])  # noqa: S606 (words of our own)
+    arguments = [*program, *pipes, *(("--replace",) if options.replace else ())]
+    os.execve(sys.executable, arguments, {**os.environ, **config.environment()})  # noqa: S606 (words of our own)
     return 1
 
 

@@ -119,6 +119,7 @@ class Site:
             name=HUB,
             program=("-m", "sidearm.hub"),
             arguments=(self.hub.to_json(), "--log-format", self.log_format),
+            environment=self.hub.environment(),
             succeeds=True,
         )
 

@@ -1,0 +1,244 @@
+"""The log where others keep it: what a broker has to do, and which there are.
+
+A broker keeps one log for every hub and every worker that name it by the same URL and key. Workers
+append to it, and each hub follows it: what the hub's own log holds in memory is a copy of its
+newest part. So an id that one hub has given to a client is understood by every other.
+
+Each entry names the one before it. A follower that sees another one before than it has seen itself
+knows that something is missing, whatever became of the broker's memory: trimmed, failed over to a
+copy that was behind, emptied.
+
+This package knows no hub and no socket of ours. The broker's library is imported only when a broker
+of its kind is opened.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, TypeAlias
+from urllib.parse import urlsplit, urlunsplit
+
+from ..exceptions import BrokerError
+
+#: The hub's own log: there is no broker.
+HUB = "hub:"
+
+_REDIS = ("redis", "rediss")
+_KNOWN = "'hub:' (the hub's own log) or 'redis://HOST:PORT/DATABASE' ('rediss://...' with TLS)"
+
+
+class Event(NamedTuple):
+    """An event as a worker publishes it.
+
+    Attributes:
+        channel: Where it belongs.
+        body: Its encoded fields, without id.
+        keep: Whether it can be resumed from; else it is live only.
+        end: Whether it is its channel's last.
+    """
+
+    channel: str
+    body: bytes
+    keep: bool = True
+    end: bool = False
+
+
+class Closing(NamedTuple):
+    """Streams are closed by a tag, or lose channels."""
+
+    tag: str
+    channels: tuple[str, ...] = ()
+
+
+class Loss(NamedTuple):
+    """Events of these channels will never come; of any, if none is named."""
+
+    channels: tuple[str, ...] = ()
+
+
+Item: TypeAlias = Event | Closing | Loss
+
+
+class Entry(NamedTuple):
+    """One place in the log.
+
+    Attributes:
+        position: Its time, in nanoseconds since 1970: larger than that of every entry before.
+        before: The position of the entry before; 0: this one begins the log.
+        item: What happened; None: nothing, it only marks the time.
+    """
+
+    position: int
+    before: int
+    item: Item | None
+
+
+class LogHead(NamedTuple):
+    """What a log is just now.
+
+    Attributes:
+        epoch: Names the log: ten hexadecimal digits.
+        last: The position of its newest entry.
+    """
+
+    epoch: str
+    last: int
+
+
+class Limits(NamedTuple):
+    """How much of its log a broker keeps.
+
+    Attributes:
+        age: Seconds.
+        size: Bytes.
+    """
+
+    age: float
+    size: int
+
+
+class Appender(Protocol):
+    """A worker's end. Blocks; for one thread at a time."""
+
+    def append(self, sender: str, number: int, items: Sequence[Item]) -> None:
+        """Append items in order, all or none of them.
+
+        Args:
+            sender: Names who appends.
+            number: Counts the sender's calls: one that is repeated, because its answer was lost,
+                changes nothing.
+            items: At least one.
+
+        Raises:
+            BrokerError: It is not known that they are in the log. Call again with the same.
+        """
+        ...
+
+    def close(self) -> None:
+        """Hang up."""
+        ...
+
+
+class Reader(Protocol):
+    """A hub's end: one connection, in the hub's loop."""
+
+    async def head(self) -> LogHead:
+        """What the log is just now; begins one where there is none.
+
+        In a log in which nothing has happened for a while it also marks the time.
+
+        Raises:
+            BrokerError: The broker is away, or cannot be used.
+        """
+        ...
+
+    async def read(self, after: int, seconds: float) -> list[Entry]:
+        """The entries after a position, in order; not all of them, if there are many.
+
+        Args:
+            after: A position.
+            seconds: How long to wait for the first. 0: not at all.
+
+        Raises:
+            BrokerError: The broker is away, or cannot be used.
+        """
+        ...
+
+    async def renew(self, epoch: str) -> None:
+        """Give the log another epoch, because it has lost entries that were read from it.
+
+        Args:
+            epoch: The one that it had. If it has another one by now, nothing changes.
+
+        Raises:
+            BrokerError: The broker is away, or cannot be used.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Hang up."""
+        ...
+
+
+class Broker(Protocol):
+    """Makes both ends for one log.
+
+    Attributes:
+        name: Where it is, without a password, for messages.
+    """
+
+    name: str
+
+    def appender(self) -> Appender:
+        """A worker's end, not connected yet."""
+        ...
+
+    def reader(self) -> Reader:
+        """A hub's end, not connected yet."""
+        ...
+
+
+def check_url(url: str) -> None:
+    """See whether a broker can be opened by a URL, without asking for it.
+
+    Raises:
+        ValueError: It cannot; the message says why, and what to do. It shows no password.
+    """
+    if url == HUB:
+        return
+    scheme = url.partition(":")[0]
+    if scheme not in _REDIS:
+        raise ValueError(f"There is no broker {scheme + ':'!r}. Give {_KNOWN}.")
+    if not _names_server(url):
+        raise ValueError(f"Give {_KNOWN}, such as 'redis://127.0.0.1:6379/0'.")
+    if importlib.util.find_spec("redis") is None:
+        raise ValueError("It needs the package redis: pip install 'sidearm[redis]'.")
+
+
+def _names_server(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:
+        return False
+    database = parts.path.strip("/")
+    return bool(
+        parts.hostname
+        and port != 0
+        and not parts.fragment
+        and (not database or database.isdecimal())
+    )
+
+
+def without_password(url: str) -> str:
+    """A broker's URL as it may be shown."""
+    try:
+        parts = urlsplit(url)
+        if "@" not in parts.netloc:
+            return url
+        host = parts.netloc.rpartition("@")[2]
+    except ValueError:
+        return f"{url.partition(':')[0]}:..."
+    return urlunsplit((parts.scheme, f"***@{host}", parts.path, "", ""))
+
+
+def open_broker(url: str, key: str, limits: Limits) -> Broker:
+    """The broker with a URL.
+
+    Args:
+        url: As :func:`check_url` accepts it; not that of the hub's own log.
+        key: What the broker's own names begin with: applications that share a broker have
+            different ones.
+        limits: How much is kept.
+
+    Raises:
+        BrokerError: It cannot be opened; whether it answers is not known yet.
+    """
+    try:
+        check_url(url)
+    except ValueError as error:
+        raise BrokerError(f"SIDEARM_BROKER is {without_password(url)!r}. {error}") from error
+    from .redis import RedisBroker
+
+    return RedisBroker(url, key, limits)

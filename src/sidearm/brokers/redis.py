@@ -1,0 +1,192 @@
+"""Redis, or Valkey, as the broker: a Stream is the log.
+
+Neither end lets redis-py try again by itself: a call that may have been carried out is repeated
+with its number, and a follower that was cut off has to look what has become of the log first.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import redis
+import redis.asyncio
+from redis.asyncio.retry import Retry as AsyncRetry
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError
+from redis.retry import Retry
+
+from ..exceptions import BrokerError
+from . import Closing, Entry, Event, Item, Limits, LogHead, Loss, scripts, without_password
+
+CONNECT_PATIENCE = 2.0  # seconds
+PATIENCE = 3.0  # seconds for an answer
+SENDER_AGE = 3600  # seconds; no call is repeated after so long
+QUIET = 10.0  # seconds without an entry, after which the time is marked
+READ_COUNT = 500  # entries
+# Less could be gone before a hub that was busy for a moment has read it.
+LEAST_AGE = 60.0  # seconds
+LEAST_SIZE = 4 << 20  # bytes
+NANOSECONDS = 1_000_000  # in a millisecond, and sequence numbers in one of an id
+
+T = TypeVar("T")
+
+
+class RedisBroker:
+    """A log in Redis.
+
+    Args:
+        url: Where it is, as redis-py takes it.
+        key: What its keys begin with.
+        limits: How much is kept.
+    """
+
+    def __init__(self, url: str, key: str, limits: Limits) -> None:
+        self.name = without_password(url)
+        self._url = url
+        self._limits = limits
+        self._key = f"{{{key}}}"
+
+    def appender(self) -> RedisAppender:
+        """A worker's end, not connected yet."""
+        return RedisAppender(self._url, self.name, self._key, self._limits)
+
+    def reader(self) -> RedisReader:
+        """A hub's end, not connected yet."""
+        return RedisReader(self._url, self.name, self._key)
+
+
+class RedisAppender:
+    """A worker's end."""
+
+    def __init__(self, url: str, name: str, key: str, limits: Limits) -> None:
+        self._name = name
+        self._key = key
+        self._limits = [
+            str(SENDER_AGE),
+            str(int(max(limits.age, LEAST_AGE) * 1000)),
+            str(max(limits.size, LEAST_SIZE)),
+        ]
+        self._client: Any = redis.Redis.from_url(
+            url,
+            socket_timeout=PATIENCE,
+            socket_connect_timeout=CONNECT_PATIENCE,
+            retry=Retry(NoBackoff(), 0),
+        )
+        self._append: Callable[..., Any] = self._client.register_script(scripts.APPEND)
+
+    def append(self, sender: str, number: int, items: Sequence[Item]) -> None:
+        """Append items in order, all or none of them, and once however often it is called."""
+        arguments: list[str | bytes] = [secrets.token_hex(5), str(number), *self._limits]
+        for item in items:
+            arguments += _words(item)
+        keys = [f"{self._key}:log", f"{self._key}:state", f"{self._key}:sender:{sender}"]
+        try:
+            self._append(keys=keys, args=arguments)
+        except (RedisError, OSError) as error:
+            raise _away(self._name, error) from error
+
+    def close(self) -> None:
+        """Hang up."""
+        self._client.close()
+
+
+class RedisReader:
+    """A hub's end."""
+
+    def __init__(self, url: str, name: str, key: str) -> None:
+        self._name = name
+        self._log = f"{key}:log"
+        self._keys = [self._log, f"{key}:state"]
+        # Waiting for entries is a wait too: its own time is added where it is asked for.
+        self._client: Any = redis.asyncio.Redis.from_url(
+            url,
+            socket_timeout=PATIENCE,
+            socket_connect_timeout=CONNECT_PATIENCE,
+            retry=AsyncRetry(NoBackoff(), 0),
+            single_connection_client=True,
+        )
+        self._head = self._client.register_script(scripts.HEAD)
+        self._renew = self._client.register_script(scripts.RENEW)
+
+    async def head(self) -> LogHead:
+        """What the log is just now; begins one where there is none."""
+        arguments = [secrets.token_hex(5), str(int(QUIET * 1000))]
+        try:
+            epoch, last = await self._head(keys=self._keys, args=arguments)
+        except (RedisError, OSError) as error:
+            raise _away(self._name, error) from error
+        return LogHead(epoch.decode(), position_of(last))
+
+    async def read(self, after: int, seconds: float) -> list[Entry]:
+        """The entries after a position, in order."""
+        block = max(1, int(min(seconds, PATIENCE / 2) * 1000)) if seconds else None
+        try:
+            found = await self._client.xread({self._log: id_of(after)}, READ_COUNT, block)
+        except (RedisError, OSError) as error:
+            raise _away(self._name, error) from error
+        if not found:
+            return []
+        streams: list[Any] = list(found.values()) if isinstance(found, dict) else [found[0][1]]
+        rows: Any = streams[0]
+        if isinstance(found, dict):  # RESP3 has a list of lists for each stream
+            rows = rows[0] if rows and isinstance(rows[0], list) else rows
+        return [_entry(place, fields) for place, fields in rows]
+
+    async def renew(self, epoch: str) -> None:
+        """Give the log another epoch."""
+        try:
+            await self._renew(keys=self._keys, args=[epoch, secrets.token_hex(5)])
+        except (RedisError, OSError) as error:
+            raise _away(self._name, error) from error
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self._client.aclose()
+
+
+def position_of(place: bytes) -> int:
+    """An entry's id as a position."""
+    milliseconds, _, sequence = place.partition(b"-")
+    return int(milliseconds) * NANOSECONDS + int(sequence)
+
+
+def id_of(position: int) -> str:
+    """A position as an entry's id."""
+    milliseconds, sequence = divmod(position, NANOSECONDS)
+    return f"{milliseconds}-{sequence}"
+
+
+def _words(item: Item) -> tuple[str, str, str | bytes]:
+    """What stands for an item in an entry: its kind, a name, a body."""
+    match item:
+        case Event(channel, body, keep, end):
+            return "end" if end else "keep" if keep else "live", channel, body
+        case Closing(tag, channels):
+            return "close", tag, "\n".join(channels)  # no name holds a line end
+        case Loss(channels):
+            return "loss", "", "\n".join(channels)
+
+
+def _entry(place: bytes, fields: dict[bytes, bytes]) -> Entry:
+    kind, name, body = fields[b"kind"], fields[b"name"].decode(), fields[b"body"]
+    item: Item | None = None
+    match kind:
+        case b"keep" | b"live" | b"end":
+            item = Event(name, body, keep=kind != b"live", end=kind == b"end")
+        case b"close":
+            item = Closing(name, _names(body))
+        case b"loss":
+            item = Loss(_names(body))
+        case _:  # it marks the time, or is of a later version
+            pass
+    return Entry(position_of(place), position_of(fields[b"after"]), item)
+
+
+def _names(body: bytes) -> tuple[str, ...]:
+    return tuple(body.decode().split("\n")) if body else ()
+
+
+def _away(name: str, error: Exception) -> BrokerError:
+    return BrokerError(f"The broker {name} cannot be used: {str(error) or type(error).__name__}")

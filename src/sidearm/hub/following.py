@@ -1,0 +1,161 @@
+"""The hub follows a broker's log: one connection, one wait for all its subscribers.
+
+What is read is taken in at once, in order, so the hub's log is always a copy of the broker's up to
+one place. When the broker is away the hub goes on with what it has: streams open and resume, only
+nothing happens in them. When it is back, the hub reads on from its place.
+
+Whether it may read on is never guessed. Each entry names the one before it, and the log has an
+epoch. If either is not what it should be, entries are gone that clients have not seen, or have seen
+and nobody else will: then the hub begins again with the log as it is now, and tells every client of
+the gap.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+
+from ..brokers import Broker, Entry, Reader
+from ..exceptions import BrokerError
+from .core import Hub
+from .followed import FollowedLog
+
+WAIT = 1.0  # seconds for one question, after which the hub asks for the log's epoch
+DELAYS = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds before the broker is tried again; the last repeats
+STOP_PATIENCE = 0.5  # seconds
+FIRST_PATIENCE = 2.0  # seconds; a hub that begins waits so long for its log
+
+logger = logging.getLogger("sidearm.hub")
+
+
+class Follower:
+    """Keeps a hub's log up with its broker's.
+
+    Args:
+        hub: The hub.
+        log: Its log.
+        broker: Where the log is.
+    """
+
+    def __init__(self, hub: Hub, log: FollowedLog, broker: Broker) -> None:
+        self._hub = hub
+        self._log = log
+        self._broker = broker
+        self._failures = 0
+        self._has_tried = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._is_over = False
+
+    def start(self) -> None:
+        """Follow from now on, in the running loop."""
+        self._task = asyncio.get_running_loop().create_task(self._run())
+
+    async def stop(self) -> None:
+        """Follow no more, and hang up."""
+        self._is_over = True
+        while self._task is not None and not self._task.done():
+            # The broker's library may take it for a wait of its own that has ended.
+            self._task.cancel()
+            await asyncio.wait([self._task], timeout=STOP_PATIENCE)
+
+    async def wait(self) -> None:
+        """Wait until the log was read, or could not be, or it takes too long."""
+        try:
+            await asyncio.wait_for(self._has_tried.wait(), FIRST_PATIENCE)
+        except TimeoutError:
+            logger.warning("The broker %s does not answer. The hub begins.", self._broker.name)
+
+    async def _run(self) -> None:
+        """Follow for ever; a broker that is away is tried again and again."""
+        while not self._is_over:
+            reader = self._broker.reader()
+            try:
+                await self._follow(reader)
+            except BrokerError as error:
+                if not self._failures:
+                    logger.warning("%s. Streams stay open, and wait for it.", error)
+            except Exception:
+                # Nobody waits for this task: without this it would end in silence.
+                logger.exception("The hub stumbled over what %s said.", self._broker.name)
+            finally:
+                await _hang_up(reader)
+            self._has_tried.set()
+            delay = DELAYS[min(self._failures, len(DELAYS) - 1)]
+            self._failures += 1
+            # A broker that is back is not to meet all its hubs in one moment.
+            await asyncio.sleep(delay * (0.5 + random.random()))  # noqa: S311 - no secret
+
+    async def _follow(self, reader: Reader) -> None:
+        await self._meet(reader)
+        self._has_tried.set()
+        if self._failures:
+            logger.warning("The broker %s is back.", self._broker.name)
+        self._failures = 0
+        while not self._is_over:
+            entries = await reader.read(self._log.last, WAIT)
+            if not entries:
+                # It may have been emptied, and say nothing more.
+                await self._meet(reader)
+            elif _are_joined(self._log.last, entries):
+                self._hub.follow(entries)
+                await asyncio.sleep(0)  # whatever there is to read, the hub has other things to do
+            else:
+                await self._mend(reader)
+
+    async def _meet(self, reader: Reader) -> None:
+        """See whether the log is still the one that the hub has a copy of."""
+        head = await reader.head()
+        if head.epoch != self._log.clock.epoch:
+            await self._begin_again(reader)
+        elif head.last < self._log.last:
+            await self._mend(reader)
+
+    async def _mend(self, reader: Reader) -> None:
+        """Begin again, because entries are missing between the hub's place and what follows."""
+        head = await reader.head()
+        entries = await _all(reader)
+        was_trimmed = bool(entries) and entries[0].before >= self._log.last
+        if head.epoch == self._log.clock.epoch and not was_trimmed:
+            # Entries that were read are gone: positions were given to clients that will be given
+            # again, or never. No id of this epoch can be trusted any more.
+            logger.warning(
+                "The broker %s has lost entries of its log that it had accepted. Every client is"
+                " told of the gap.",
+                self._broker.name,
+            )
+            await reader.renew(head.epoch)
+        await self._begin_again(reader)
+
+    async def _begin_again(self, reader: Reader) -> None:
+        while True:
+            head = await reader.head()
+            entries = await _all(reader)
+            if (await reader.head()).epoch == head.epoch:
+                break
+        floor = entries[0].before if entries else head.last
+        self._hub.begin_again(head.epoch, floor, entries)
+
+
+async def _all(reader: Reader) -> list[Entry]:
+    """All that is left of a log."""
+    entries: list[Entry] = []
+    while more := await reader.read(entries[-1].position if entries else 0, 0):
+        entries += more
+    return entries
+
+
+def _are_joined(place: int, entries: list[Entry]) -> bool:
+    """Whether entries follow a place, and one another, with none missing between."""
+    for entry in entries:
+        if entry.before != place:
+            return False
+        place = entry.position
+    return True
+
+
+async def _hang_up(reader: Reader) -> None:
+    try:
+        await reader.close()
+    except Exception as error:  # noqa: BLE001  # it is gone either way
+        logger.debug("The broker's connection could not be closed: %r", error)

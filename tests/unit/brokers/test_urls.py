@@ -1,0 +1,84 @@
+"""E5: which broker a URL names is settled at start-up, and its password is shown nowhere."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+from flask import Flask
+
+from sidearm import Sidearm
+from sidearm.brokers import HUB, Limits, check_url, open_broker, without_password
+from sidearm.exceptions import BrokerError, SettingError
+from sidearm.hub.config import BROKER_VARIABLE, HubConfig
+from sidearm.settings import Settings
+
+SECRET = "redis://shop:s3cret@db.example:6380/2"
+
+
+@pytest.mark.parametrize(
+    "url", [HUB, "redis://127.0.0.1", "redis://h:1/0", "rediss://:pw@h:6379/15", "redis://[::1]:1/"]
+)
+def test_e5_urls_that_name_a_broker(url: str) -> None:
+    """Each of these is accepted."""
+    check_url(url)
+    assert Settings.from_config({"SIDEARM_BROKER": url}).broker == url
+
+
+@pytest.mark.parametrize(
+    ("url", "advice"),
+    [
+        ("", "no broker"),
+        ("hub", "no broker"),
+        ("kafka://h", "no broker 'kafka:'"),
+        ("redis:", "such as 'redis://127"),
+        ("redis:///0", "such as"),
+        ("redis://h:port/0", "such as"),
+        ("redis://h:0/0", "such as"),
+        ("redis://h/name", "such as"),
+        ("redis://h/0#x", "such as"),
+        ("redis://[::1/0", "such as"),
+        (6379, "Give a URL"),
+        (None, "Give a URL"),
+    ],
+)
+def test_e5_urls_that_name_none(url: object, advice: str) -> None:
+    """Any other is refused at start-up, by the setting's name."""
+    with pytest.raises(SettingError, match="SIDEARM_BROKER") as refused:
+        Settings.from_config({"SIDEARM_BROKER": url})
+    assert advice in str(refused.value)
+
+
+def test_e5_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without redis-py the application does not start, and is told what to install."""
+    monkeypatch.setitem(sys.modules, "redis", None)
+    app = Flask(__name__)
+    app.config["SIDEARM_BROKER"] = SECRET
+    with pytest.raises(SettingError, match=r"pip install 'sidearm\[redis\]'"):
+        Sidearm(app)
+    with pytest.raises(BrokerError, match=r"pip install 'sidearm\[redis\]'"):
+        open_broker(SECRET, "key", Limits(1, 1))
+
+
+def test_e5_no_password_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in a message, not in a repr, not among a process's arguments."""
+    assert without_password(SECRET) == "redis://***@db.example:6380/2"
+    assert without_password("redis://h/0") == "redis://h/0"
+    assert "s3cret" not in without_password("redis://:s3cret@[::1/0")
+    with pytest.raises(SettingError) as refused:
+        Settings.from_config({"SIDEARM_BROKER": "redis://:s3cret@h/name"})
+    assert "s3cret" not in str(refused.value)
+    assert "s3cret" not in repr(Settings.from_config({"SIDEARM_BROKER": SECRET}))
+    config = HubConfig(socket="x", broker=SECRET)
+    assert "s3cret" not in repr(config)
+    assert "s3cret" not in config.to_json()
+    assert HubConfig(socket="x", broker="redis://h").environment() == {}
+    monkeypatch.setenv(BROKER_VARIABLE, config.environment()[BROKER_VARIABLE])
+    assert HubConfig.from_json(config.to_json()) == config
+
+
+@pytest.mark.parametrize("key", ["", "a b", "{a}", "x" * 101, 7, "\u00fc"])
+def test_e5_a_key_that_redis_would_read_otherwise(key: object) -> None:
+    """Braces name a slot of a Cluster, so they are ours."""
+    with pytest.raises(SettingError, match="SIDEARM_BROKER_KEY"):
+        Settings.from_config({"SIDEARM_BROKER_KEY": key})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
@@ -11,6 +12,7 @@ from live_servers import Live, collect, make_server, next_event
 from needed import or_skip
 
 from sidearm.exceptions import NotAStream, StreamEnded
+from sidearm.hub import position
 from sidearm.testing import EventSource, RedisServer
 
 if TYPE_CHECKING:
@@ -27,10 +29,15 @@ KINDS = {
 
 
 @pytest.fixture(scope="module", autouse=True)
-def machines() -> Iterator[dict[str, Live]]:
+def redis() -> Iterator[RedisServer]:
+    with or_skip(RedisServer) as server:
+        yield server
+
+
+@pytest.fixture(scope="module", autouse=True)
+def machines(redis: RedisServer) -> Iterator[dict[str, Live]]:
     """One machine of each kind: its own hub, its own worker, one Redis for all."""
     with ExitStack() as stack:
-        redis = stack.enter_context(or_skip(RedisServer))
         site = stack.enter_context(Site(redis.url))
         made = {}
         for kind, (name, env) in KINDS.items():
@@ -91,10 +98,10 @@ def test_e3_every_kind_resumes_ids_of_every_other(machines: dict[str, Live], kin
 def test_e4_a_page_joins_anywhere(machines: dict[str, Live], kind: str) -> None:
     """The position in a page of one machine is one for the streams of every other."""
     channel = f"joined-{kind.split(maxsplit=1)[0]}"
-    position = machines[kind].get("/positions").decode()
+    rendered = machines[kind].get("/positions").decode()
     machines[kind].publish(channel, "after")
     for other in machines.values():
-        with opened(other, channel, position) as source:
+        with opened(other, channel, rendered) as source:
             assert collect(source, 1) == ["after"]
 
 
@@ -116,3 +123,25 @@ def test_e7_closing_by_tag_reaches_every_kind(machines: dict[str, Live], kind: s
             with pytest.raises(NotAStream, match="204"):
                 while True:
                     next_event(source)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_h6_no_request_fails_while_redis_stands_still(
+    machines: dict[str, Live], redis: RedisServer, kind: str
+) -> None:
+    """Views publish, pages have their position and streams resume; what waited arrives."""
+    live, channel = machines[kind], f"stopped-{kind.split(maxsplit=1)[0]}"
+    with opened(live, channel) as source:
+        live.publish(channel, "before")
+        before = next_event(source)
+        redis.send_signal(signal.SIGSTOP)
+        try:
+            for number in range(20):
+                live.publish(channel, str(number))
+            assert position.parse(live.get("/positions").decode()) is not None
+            with opened(live, channel, before.id) as again:
+                redis.send_signal(signal.SIGCONT)
+                assert collect(again, 20) == [str(number) for number in range(20)]
+        finally:
+            redis.send_signal(signal.SIGCONT)
+        assert collect(source, 20) == [str(number) for number in range(20)]

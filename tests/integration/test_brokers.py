@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 import time
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from broker_sites import Site
 from flask import Flask
-from hub_streams import Stream, event, publish_all, wait_for
+from hub_streams import Stream, event, publish_all, wait_for, wait_for_hub
 from needed import or_skip
 
 from sidearm import Sidearm, current_task, publish
@@ -259,12 +260,12 @@ class TestShared:
         here = site.worker(site.hub())
         late = site.hub()
         there = site.worker(late)
-        late.send_signal(19)  # SIGSTOP
+        late.send_signal(signal.SIGSTOP)
         with Stream(here, "a") as source:
             here.publish([event("a", "one"), event("a", "two")])
             one, _ = source.events(2)
         with Stream(there, "a", last_event_id=one.id) as again:
-            late.send_signal(18)  # SIGCONT
+            late.send_signal(signal.SIGCONT)
             assert again.data(1) == ["two"]
             assert "gap" not in again.raw.decode()
 
@@ -348,6 +349,23 @@ class TestShared:
             assert gap_of(again)["reason"] == "epoch"
         with Stream(worker, "a", last_event_id=told["position"]) as again:
             assert again.data(1) == ["two"]
+
+    def test_h6_a_killed_hub_loses_nothing(self, site: Site) -> None:
+        """The hub that is started after it knows the log: ids of before resume without a gap."""
+        hub = site.hub()
+        worker = site.worker(hub)
+        with Stream(worker, "a") as source:
+            worker.publish([event("a", "one"), event("a", "two")])
+            one, _ = source.events(2)
+            hub.kill()
+            worker.publish([event("a", "meanwhile")])
+            source.rest()
+        hub.restart()
+        wait_for_hub(worker)
+        with Stream(worker, "a", last_event_id=one.id) as again:
+            assert again.data(2) == ["two", "meanwhile"]
+            worker.publish([event("a", "after")])
+            assert again.data(1) == ["after"]
 
     def test_h5_a_replaced_hub_goes_on_in_the_log(self, site: Site) -> None:
         """A hub that takes over has the clients, and goes on where the old one was."""

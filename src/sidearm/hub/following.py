@@ -16,13 +16,14 @@ import asyncio
 import logging
 import random
 
-from ..brokers import Broker, Entry, Reader
+from ..brokers import Broker, Entry, Event, Reader
 from ..exceptions import BrokerError
 from .core import Hub
 from .followed import FollowedLog
 
 WAIT = 1.0  # seconds for one question, after which the hub asks for the log's epoch
 DELAYS = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds before the broker is tried again; the last repeats
+NEWS_SIZE = 1 << 18  # bytes of events that clients are told after the gap
 STOP_PATIENCE = 0.5  # seconds
 FIRST_PATIENCE = 2.0  # seconds; a hub that begins waits so long for its log
 
@@ -46,6 +47,7 @@ class Follower:
         self._has_tried = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._is_over = False
+        self._has_followed = hub.predecessor is not None
 
     def start(self) -> None:
         """Follow from now on, in the running loop."""
@@ -133,8 +135,26 @@ class Follower:
             entries = await _all(reader)
             if (await reader.head()).epoch == head.epoch:
                 break
+        known = len(entries)
+        if self._has_followed:
+            known = _count_known(entries, self._log.last)
+        self._has_followed = True
+        past, news = entries[:known], entries[known:]
         floor = entries[0].before if entries else head.last
-        self._hub.begin_again(head.epoch, floor, entries)
+        self._hub.begin_again(head.epoch, floor, past)
+        if news:
+            self._hub.follow(news)
+
+
+def _count_known(entries: list[Entry], last: int) -> int:
+    """How many entries of a log were seen already; all, if the others are too much to tell.
+
+    Positions tell the time, also those of a log that begins anew.
+    """
+    known = sum(entry.position <= last for entry in entries)
+    news = (entry.item for entry in entries[known:])
+    size = sum(len(item.body) for item in news if isinstance(item, Event))
+    return known if size <= NEWS_SIZE else len(entries)
 
 
 async def _all(reader: Reader) -> list[Entry]:

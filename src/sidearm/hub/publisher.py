@@ -70,6 +70,7 @@ class Publisher:
         self._is_away = False
         self._sender = secrets.token_hex(8)
         self._number = 0
+        self._untold: Counter[str] = Counter()
 
     def publish(self, events: Iterable[PublishedEvent], ends: Collection[int] = ()) -> None:
         """Append ``(channel, body, keep)`` in order; never waits, never raises for the broker.
@@ -110,6 +111,7 @@ class Publisher:
             self._batch = []
             self._changed.notify_all()
         self._report(dropped)
+        self._tell_dropped()
         if thread is not None:
             thread.join(flush_seconds)
 
@@ -178,16 +180,16 @@ class Publisher:
             if not wanted and not closing.is_set():
                 self._thread = None
         self._report(dropped)
+        self._tell_dropped()
         return wanted
 
     def _trim_batch(self, now: float) -> Counter[str]:
         """Drop what could not be appended for too long; nobody knows whether the broker has it."""
         dropped: Counter[str] = Counter()
-        if self._batch and now - self._batch[0].since > self._limits[2]:
+        if self._batch and now - min(each.since for each in self._batch) > self._limits[2]:
             for chunk in self._batch:
                 dropped[f"they waited for more than {self._limits[2]:g} seconds"] += chunk.events
-                if chunk.events:
-                    self._pending.lose(chunk.channels, now)
+                self._pending.lose(chunk.channels, now)
             self._batch = []
         return dropped
 
@@ -206,25 +208,32 @@ class Publisher:
             self._changed.notify_all()
 
     def _take(self, now: float) -> list[Chunk]:
-        if self._pending:
-            return self._pending.take(BATCH_EVENTS, BATCH_SIZE)
-        # Losses are told after what was published before them.
+        # What was given up was older than all that still waits.
         lost = self._pending.take_lost(now)
-        return [] if lost is None else [lost]
+        waiting = self._pending.take(BATCH_EVENTS, BATCH_SIZE)
+        return waiting if lost is None else [lost, *waiting]
 
     def _report(self, dropped: Counter[str]) -> None:
         for reason, count in dropped.items():
             if not count:
                 continue
-            logger.warning(
-                "%d events for the broker %s were dropped: %s.", count, self._broker.name, reason
-            )
+            with self._changed:
+                self._untold[reason] += count
             if self._on_drop is None:
                 continue
             try:
                 self._on_drop(count, reason)
             except Exception:
                 logger.exception("on_drop(%d, %r) failed.", count, reason)
+
+    def _tell_dropped(self) -> None:
+        """Log what was dropped since the last time: not each event, where there are many."""
+        with self._changed:
+            untold, self._untold = self._untold, Counter()
+        for reason, count in untold.items():
+            logger.warning(
+                "%d events for the broker %s were dropped: %s.", count, self._broker.name, reason
+            )
 
 
 def _items(chunk: Chunk) -> list[Item]:

@@ -598,6 +598,9 @@ class HubServer(Server):
         """The command line of the hub."""
         return [sys.executable, "-m", "sidearm.hub", self.config.to_json()]
 
+    def _environment(self) -> dict[str, str]:
+        return {**super()._environment(), **self.config.environment()}
+
     def is_ready(self) -> bool:
         """Whether it accepts workers."""
         return _accepts(self.config.socket)

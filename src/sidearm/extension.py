@@ -143,6 +143,7 @@ class AppState(TaskState):
             reconnect_rate=settings.reconnect_rate,
             broker=settings.broker,
             broker_key=settings.broker_key,
+            bridge=settings.broker_bridge,
         )
 
     def _its_hub(self) -> HubClient | MemoryHub:

@@ -88,6 +88,16 @@ def _broker_key(key: str, value: Any) -> str:
     return value
 
 
+def _patterns(key: str, value: Any) -> tuple[str, ...]:
+    if not isinstance(value, (list, tuple)) or not all(
+        isinstance(each, str) and 0 < len(each) <= 200 and each.isprintable() for each in value
+    ):
+        raise SettingError(
+            key, value, "Give a list of channels as Redis's PSUBSCRIBE takes them: ['chat:*']."
+        )
+    return tuple(dict.fromkeys(value))
+
+
 def _names(key: str, value: Any) -> frozenset[str]:
     advice = "Give a list of names, such as ['utm_source', 'fbclid']."
     if not isinstance(value, (list, tuple, set, frozenset)):
@@ -330,6 +340,13 @@ class Settings:
         "What the names of the broker's keys begin with. Applications that share a broker have"
         " different ones.",
     )
+    broker_bridge: tuple[str, ...] = _setting(
+        (),
+        _patterns,
+        "patterns",
+        "Channels of Redis's own `PUBLISH` that streams of the same channels hear, such as"
+        " `['stock', 'chat:*']`: live, without ids.",
+    )
     handoff: bool = _setting(
         True,
         _boolean,
@@ -568,6 +585,13 @@ class Settings:
 
 def _check_together(settings: Settings) -> None:
     """Check what depends on several settings."""
+    if settings.broker_bridge and settings.broker == HUB:
+        raise SettingError(
+            PREFIX + "BROKER_BRIDGE",
+            settings.broker_bridge,
+            "There is no broker to listen to. Set SIDEARM_BROKER, such as"
+            " 'redis://127.0.0.1:6379/0'.",
+        )
     least = max(settings.subscriber_buffer, settings.history_bytes)
     if settings.waiting_bytes < least:
         raise SettingError(

@@ -289,6 +289,25 @@ def test_h6_an_older_state_of_the_log_is_a_gap(server: RedisServer) -> None:
             assert gap.event == "sidearm:gap"
 
 
+def test_h6_an_older_state_is_told_though_nothing_follows(server: RedisServer) -> None:
+    """Nobody has to publish for clients to hear that what they have seen is gone."""
+    server.args = []
+    server.restart()
+    with Site(server.url) as site:
+        worker = site.worker(site.hub())
+        with Stream(worker, "a") as source:
+            worker.publish([event("a", "one")])
+            assert source.data(1) == ["one"]
+            with redis.Redis.from_url(server.url) as client:
+                client.save()
+            worker.publish([event("a", "two")])
+            assert source.data(1) == ["two"]
+            worker.close()
+            server.kill()
+            server.restart()
+            assert source.events(1)[0].event == "sidearm:gap"
+
+
 def test_h6_one_hub_is_cut_off(server: RedisServer) -> None:
     """Its clients stay, and have everything when it is back; those of the other never wait."""
     client = redis.Redis.from_url(server.url)

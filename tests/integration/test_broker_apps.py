@@ -95,6 +95,18 @@ def test_e3_every_kind_resumes_ids_of_every_other(machines: dict[str, Live], kin
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_e3_a_first_id_resumes_anywhere(machines: dict[str, Live], kind: str) -> None:
+    """The id that a client has before its first event is one of the log, too."""
+    channel = f"first-{kind.split(maxsplit=1)[0]}"
+    with opened(machines[kind], channel) as source:
+        first = source.last_event_id
+    machines[kind].publish(channel, "later")
+    for other in machines.values():
+        with opened(other, channel, first) as again:
+            assert collect(again, 1) == ["later"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_e4_a_page_joins_anywhere(machines: dict[str, Live], kind: str) -> None:
     """The position in a page of one machine is one for the streams of every other."""
     channel = f"joined-{kind.split(maxsplit=1)[0]}"

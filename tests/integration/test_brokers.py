@@ -17,6 +17,8 @@ from needed import or_skip
 from sidearm import Sidearm, current_task, publish
 from sidearm.brokers import HUB
 from sidearm.hub import position
+from sidearm.hub.eventstream import Parser
+from sidearm.hub.messages import Fetch
 from sidearm.testing import RedisServer
 
 if TYPE_CHECKING:
@@ -57,6 +59,13 @@ def worker(site: Site) -> HubClient:
 def place(source: Stream) -> str:
     """A stream's last id."""
     return source.parser.last_event_id
+
+
+def read_last_id(body: bytes) -> str:
+    """The last id in a poll's answer."""
+    parser = Parser("")
+    parser.feed(body)
+    return parser.last_event_id
 
 
 def gap_of(source: Stream) -> dict[str, Any]:
@@ -349,6 +358,21 @@ class TestShared:
             assert gap_of(again)["reason"] == "epoch"
         with Stream(worker, "a", last_event_id=told["position"]) as again:
             assert again.data(1) == ["two"]
+
+    def test_e7_a_later_hub_knows_what_was_closed(self, site: Site) -> None:
+        """A client that is polled, and that comes to another hub after the closing, is ended."""
+        here = site.worker(site.hub())
+        before = _place_of(here)
+        here.close_streams("user:1")
+        publish_all(here, [event("a", "x")])
+        later = site.worker(site.hub())
+        asked = {"channels": ("a",), "position": later.position(), "last_event_id": before}
+        closed = later.fetch(Fetch(**asked, tags=("user:1",)))
+        other = later.fetch(Fetch(**asked, tags=("user:2",)))
+        assert closed is not None
+        assert other is not None
+        assert position.is_end(read_last_id(closed), ["a"])
+        assert not position.is_end(read_last_id(other), ["a"])
 
     def test_h6_a_killed_hub_loses_nothing(self, site: Site) -> None:
         """The hub that is started after it knows the log: ids of before resume without a gap."""

@@ -161,8 +161,24 @@ class Reader(Protocol):
         ...
 
 
+class Bridge(Protocol):
+    """A hub's ear for what other programs publish by the broker's own means: live, without ids."""
+
+    async def receive(self, seconds: float) -> list[tuple[str, bytes]]:
+        """What has come, as channel and data; nothing, if nothing comes in time.
+
+        Raises:
+            BrokerError: The broker is away, or cannot be used.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Hang up."""
+        ...
+
+
 class Broker(Protocol):
-    """Makes both ends for one log.
+    """Makes the ends of one log.
 
     Attributes:
         name: Where it is, without a password, for messages.
@@ -176,6 +192,14 @@ class Broker(Protocol):
 
     def reader(self) -> Reader:
         """A hub's end, not connected yet."""
+        ...
+
+    def bridge(self, patterns: Sequence[str]) -> Bridge:
+        """An ear for channels, not connected yet.
+
+        Args:
+            patterns: Of their names, as the broker takes them.
+        """
         ...
 
 

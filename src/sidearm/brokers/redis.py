@@ -56,6 +56,10 @@ class RedisBroker:
         """A hub's end, not connected yet."""
         return RedisReader(self._url, self.name, self._key)
 
+    def bridge(self, patterns: Sequence[str]) -> RedisBridge:
+        """An ear for ``PUBLISH``, not connected yet."""
+        return RedisBridge(self._url, self.name, patterns)
+
 
 class RedisAppender:
     """A worker's end."""
@@ -143,6 +147,43 @@ class RedisReader:
 
     async def close(self) -> None:
         """Hang up."""
+        await self._client.aclose()
+
+
+class RedisBridge:
+    """A hub's ear for ``PUBLISH``."""
+
+    def __init__(self, url: str, name: str, patterns: Sequence[str]) -> None:
+        self._name = name
+        self._patterns = patterns
+        self._client: Any = redis.asyncio.Redis.from_url(
+            url,
+            socket_timeout=PATIENCE,
+            socket_connect_timeout=CONNECT_PATIENCE,
+            retry=AsyncRetry(NoBackoff(), 0),
+            health_check_interval=PATIENCE,
+        )
+        self._subscription: Any = None
+
+    async def receive(self, seconds: float) -> list[tuple[str, bytes]]:
+        """What has come."""
+        messages: list[tuple[str, bytes]] = []
+        try:
+            if self._subscription is None:
+                self._subscription = self._client.pubsub(ignore_subscribe_messages=True)
+                await self._subscription.psubscribe(*self._patterns)
+            message = await self._subscription.get_message(timeout=seconds)
+            while message is not None and len(messages) < READ_COUNT:
+                messages.append((message["channel"].decode("utf-8", "replace"), message["data"]))
+                message = await self._subscription.get_message(timeout=0)
+        except (RedisError, OSError) as error:
+            raise _away(self._name, error) from error
+        return messages
+
+    async def close(self) -> None:
+        """Hang up."""
+        if self._subscription is not None:
+            await self._subscription.aclose()
         await self._client.aclose()
 
 

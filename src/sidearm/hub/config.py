@@ -37,6 +37,7 @@ class HubConfig:
         reconnect_rate: Clients that are to come back in a second, about; 0: any number.
         broker: Where the log is: a URL, which may hold a password; ``hub:`` for the hub's own.
         broker_key: What the broker's own names begin with.
+        bridge: Which channels of the broker's own are passed on, as its patterns.
         metrics_port: Where Prometheus finds the figures, on 127.0.0.1; None: nowhere.
     """
 
@@ -57,6 +58,7 @@ class HubConfig:
     reconnect_rate: float = 200.0
     broker: str = field(default=HUB, repr=False)
     broker_key: str = "sidearm"
+    bridge: tuple[str, ...] = ()
 
     def to_json(self) -> str:
         """The configuration as the argument of ``python -m sidearm.hub``.

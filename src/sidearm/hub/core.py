@@ -401,8 +401,8 @@ class Hub:
             case Fetch():
                 return self._fetch(self._located(question))
             case Locate():
-                place = question.position
-                return Located(self.followed.located(place) or "" if self.followed else place)
+                log, place = self.followed, question.position
+                return Located(place if log is None else log.located(place) or "")
             case Stats():
                 return self.figures()
             case ListChannels():
@@ -496,6 +496,20 @@ class Hub:
         self.tally.counts["gaps"] += self.fanout.queue_once((), frame)
         self.fanout.flush()
         self._admission.admit()
+
+    def pass_on(self, messages: Sequence[tuple[str, bytes]]) -> None:
+        """Send live what other programs have said, as channel and data."""
+        if self.was_replaced:
+            return
+        for channel, data in messages:
+            body = eventstream.encode_body(data, None)
+            if self._is_sound(channel, body):
+                frame = eventstream.frame(body, None)
+                self.tally.counts["published"] += 1
+                self.fanout.queue(channel, frame)
+                self._inline.add((channel, frame, 0, False))
+        self._inline.send()
+        self.fanout.flush()
 
     def _remember(self, log: FollowedLog, entry: Entry) -> None:
         """Take an entry of the past."""

@@ -13,8 +13,10 @@ the gap.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
+from collections.abc import AsyncGenerator
 
 from ..brokers import Broker, Entry, Event, Reader
 from ..exceptions import BrokerError
@@ -28,6 +30,27 @@ STOP_PATIENCE = 0.5  # seconds
 FIRST_PATIENCE = 2.0  # seconds; a hub that begins waits so long for its log
 
 logger = logging.getLogger("sidearm.hub")
+
+
+@contextlib.asynccontextmanager
+async def followed(hub: Hub, broker: Broker | None) -> AsyncGenerator[None]:
+    """Follow a broker's log inside the block; a hub that begins waits a moment for it.
+
+    Args:
+        hub: Whose log is a copy of it.
+        broker: Where it is; None: the hub's log is its own.
+    """
+    if broker is None or hub.followed is None:
+        yield
+        return
+    follower = Follower(hub, hub.followed, broker)
+    follower.start()
+    try:
+        if hub.predecessor is None:
+            await follower.wait()
+        yield
+    finally:
+        await follower.stop()
 
 
 class Follower:
@@ -149,9 +172,9 @@ class Follower:
 def _count_known(entries: list[Entry], last: int) -> int:
     """How many entries of a log were seen already; all, if the others are too much to tell.
 
-    Positions tell the time, also those of a log that begins anew.
+    Positions tell the time, also those of a log that begins anew. Its first entry says only that.
     """
-    known = sum(entry.position <= last for entry in entries)
+    known = sum(entry.position <= last or not entry.before for entry in entries)
     news = (entry.item for entry in entries[known:])
     size = sum(len(item.body) for item in news if isinstance(item, Event))
     return known if size <= NEWS_SIZE else len(entries)

@@ -16,9 +16,10 @@ from collections.abc import Callable
 from ..brokers import HUB, Broker, open_broker
 from ..exceptions import HubError
 from . import handover
+from .bridging import passed_on
 from .config import HubConfig
 from .core import Hub
-from .following import Follower
+from .following import followed
 from .lulls import LULL
 from .metrics import Metrics
 from .reader import NoHub
@@ -117,48 +118,48 @@ class Server:
             self._thread.join(START_PATIENCE)
 
     async def _serve(self, *, signals: bool, on_up: Callable[[], None] | None = None) -> None:
-        loop = self._loop = asyncio.get_running_loop()
-        # First, because its library takes a while to load: who finds the socket is served at once.
+        self._loop = asyncio.get_running_loop()
+        # First, for its library takes a while to load: who finds the socket is served at once.
         broker = self._open_broker()
         hub = self._open_hub()
         self._predecessor = hub.predecessor
         # A hub in a thread belongs to its process: another one cannot have it.
-        metrics: asyncio.Server | None = None
         hub.replacement.is_possible = signals
         hub.replacement.want = self._on_replace
-        follower: Follower | None = None
         try:
-            if hub.followed is not None and broker is not None:
-                follower = Follower(hub, hub.followed, broker)
-                follower.start()
-                if hub.predecessor is None:
-                    await follower.wait()
-            loop.add_reader(hub.fileno(), self._wake, hub)
-            self._beat(loop, hub)
-            self._age(loop, hub)
-            if hub.metrics_listener is not None:
-                metrics = await Metrics(hub.figures).serve(hub.metrics_listener)
-            if self._lifeline is not None:
-                os.set_blocking(self._lifeline, False)
-                loop.add_reader(self._lifeline, self._feel_lifeline, loop, self._lifeline)
             for number in (signal.SIGTERM, signal.SIGINT) if signals else ():
-                loop.add_signal_handler(number, self._stopping.set)
-            logger.info("The hub listens on %r (process %d).", self.config.socket, os.getpid())
-            if on_up is not None:
-                on_up()
-            await self._stopping.wait()
+                self._loop.add_signal_handler(number, self._stopping.set)
+            async with followed(hub, broker), passed_on(hub, broker, self.config.bridge):
+                await self._serve_hub(self._loop, hub, on_up)
         finally:
-            if follower is not None:
-                await follower.stop()
-            if metrics is not None:
-                metrics.close()
-            loop.remove_reader(hub.fileno())
+            self._loop.remove_reader(hub.fileno())
             if hub.was_replaced:
                 hub.release()
                 logger.info("The hub on %r was replaced.", self.config.socket)
             else:
                 hub.close()
                 logger.info("The hub on %r has stopped.", self.config.socket)
+
+    async def _serve_hub(
+        self, loop: asyncio.AbstractEventLoop, hub: Hub, on_up: Callable[[], None] | None
+    ) -> None:
+        metrics: asyncio.Server | None = None
+        loop.add_reader(hub.fileno(), self._wake, hub)
+        self._beat(loop, hub)
+        self._age(loop, hub)
+        try:
+            if hub.metrics_listener is not None:
+                metrics = await Metrics(hub.figures).serve(hub.metrics_listener)
+            if self._lifeline is not None:
+                os.set_blocking(self._lifeline, False)
+                loop.add_reader(self._lifeline, self._feel_lifeline, loop, self._lifeline)
+            logger.info("The hub listens on %r (process %d).", self.config.socket, os.getpid())
+            if on_up is not None:
+                on_up()
+            await self._stopping.wait()
+        finally:
+            if metrics is not None:
+                metrics.close()
 
     def _open_broker(self) -> Broker | None:
         config = self.config

@@ -82,3 +82,16 @@ def test_e5_a_key_that_redis_would_read_otherwise(key: object) -> None:
     """Braces name a slot of a Cluster, so they are ours."""
     with pytest.raises(SettingError, match="SIDEARM_BROKER_KEY"):
         Settings.from_config({"SIDEARM_BROKER_KEY": key})
+
+
+@pytest.mark.parametrize("patterns", ["stock", [""], ["a\nb"], [7], None, ["x" * 201]])
+def test_e5_patterns_that_redis_would_not_take(patterns: object) -> None:
+    """One text is no list; what cannot be a channel's name is refused."""
+    with pytest.raises(SettingError, match="SIDEARM_BROKER_BRIDGE"):
+        Settings.from_config({"SIDEARM_BROKER": SECRET, "SIDEARM_BROKER_BRIDGE": patterns})
+
+
+def test_e5_a_bridge_needs_a_broker() -> None:
+    """Without one nothing would ever be heard, and that is said at start-up."""
+    with pytest.raises(SettingError, match="SIDEARM_BROKER_BRIDGE"):
+        Settings.from_config({"SIDEARM_BROKER_BRIDGE": ["stock"]})

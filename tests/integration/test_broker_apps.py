@@ -107,6 +107,15 @@ def test_e3_a_first_id_resumes_anywhere(machines: dict[str, Live], kind: str) ->
 
 
 @pytest.mark.parametrize("kind", KINDS)
+def test_h8_an_old_stream_ends_with_an_id_of_the_log(machines: dict[str, Live], kind: str) -> None:
+    """A client whose stream has reached its age may come back to any machine."""
+    live = machines[kind]
+    with EventSource(f"{live.url}/short/aged", timeout=60) as source:
+        source.wait_for_end()
+        assert source.last_event_id.startswith(live.figures().epoch)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_e4_a_page_joins_anywhere(machines: dict[str, Live], kind: str) -> None:
     """The position in a page of one machine is one for the streams of every other."""
     channel = f"joined-{kind.split(maxsplit=1)[0]}"

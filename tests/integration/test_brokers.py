@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from broker_sites import Site
 from flask import Flask
-from hub_streams import Stream, event, publish_all, wait_for, wait_for_hub
+from hub_streams import PATIENCE, Stream, event, publish_all, wait_for, wait_for_hub
 from needed import or_skip
 
 from sidearm import Sidearm, current_task, publish
@@ -358,6 +358,38 @@ class TestShared:
             assert gap_of(again)["reason"] == "epoch"
         with Stream(worker, "a", last_event_id=told["position"]) as again:
             assert again.data(1) == ["two"]
+
+    def test_e3_a_new_log_is_heard_from_its_beginning(
+        self, site: Site, redis_server: RedisServer
+    ) -> None:
+        """What is published to it before a hub sees that it is new follows the gap."""
+        hub = site.hub()
+        worker = site.worker(hub)
+        with Stream(worker, "a") as source:
+            worker.publish([event("a", "one")])
+            assert source.data(1) == ["one"]
+            hub.send_signal(signal.SIGSTOP)
+            with redis.Redis.from_url(redis_server.url) as client:
+                client.flushall()
+                worker.publish([event("a", "two")])
+                hub.wait_until(lambda: client.xlen(f"{{{site.key}}}:log") == 2, PATIENCE)
+            hub.send_signal(signal.SIGCONT)
+            gap_of(source)
+            assert source.data(1) == ["two"]
+
+    def test_h5_a_client_that_waits_is_not_lost(self, site: Site) -> None:
+        """Who is ahead of a hub that is replaced has its stream all the same."""
+        hub = site.hub()
+        worker = site.worker(hub)
+        now = position.parse(_place_of(worker))
+        assert now is not None
+        later = str(now._replace(time=now.time + 3600 * 10**9))
+        with Stream(worker, "a", last_event_id=later) as source:
+            replacing = site.replace(hub)
+            wait_for(hub.socket_path, lambda figures: figures.pid == replacing.pid)
+            gap_of(source)
+            worker.publish([event("a", "live")])
+            assert source.data(1) == ["live"]
 
     def test_e7_a_later_hub_knows_what_was_closed(self, site: Site) -> None:
         """A client that is polled, and that comes to another hub after the closing, is ended."""

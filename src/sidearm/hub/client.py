@@ -83,6 +83,7 @@ class HubClient:
         self._limits = (pending_count, pending_bytes, pending_age)
         self._on_drop = on_drop
         self._publisher = publisher
+        self._has_warned = False
         self._start()
         _clients.add(self)
 
@@ -169,6 +170,13 @@ class HubClient:
             True: it has gone; close it, and never write to it. False: the hub is away or stuck, and
             the socket is still the caller's alone.
         """
+        if self._publisher is not None and not self._has_warned and not self.follows_broker:
+            self._has_warned = True
+            logger.error(
+                "The hub on %r follows no broker, so its streams hear nothing of what this process"
+                " publishes to SIDEARM_BROKER. Start the hub anew, with the same setting.",
+                self.socket_path,
+            )
         return self._handoff.send(message, descriptor)
 
     def fetch(self, message: Fetch) -> bytes | None:

@@ -13,6 +13,8 @@
 ``SHOP_MAIL_FROM``      the sender of these mails
 ``SHOP_WEBHOOK_SECRET`` with which the payment service signs, ``whsec_...``; without it a random one
                         is kept in that folder
+``SIDEARM_BROKER``      where the events are, if the shop runs on several machines:
+                        ``redis://host:port/database``; without it in the hub
 ``SHOP_INSTANCE_PATH``  the instance folder (only in the environment)
 ======================  ===================================================================
 """
@@ -70,6 +72,8 @@ def load(app: Flask, chosen: Mapping[str, Any]) -> None:
         WTF_CSRF_TIME_LIMIT=None,  # as long as the session: a page may stay open over lunch
         SIDEARM_ASSETS=True,
     )
+    if os.environ.get("SIDEARM_BROKER"):
+        app.config["SIDEARM_BROKER"] = os.environ["SIDEARM_BROKER"]
     app.config.update(chosen)
     _set_origin(app)
 

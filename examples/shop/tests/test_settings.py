@@ -54,6 +54,13 @@ def test_the_key_is_made_once_and_private(tmp_path: Path) -> None:
     assert [each.name for each in tmp_path.glob("secret_key*")] == ["secret_key"]
 
 
+def test_the_environment_names_a_broker(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several machines share one log by this variable alone; without it the hub has it."""
+    assert create_app().extensions["sidearm"].settings.broker == "hub:"
+    monkeypatch.setenv("SIDEARM_BROKER", "redis://127.0.0.1:6379/0")
+    assert create_app().extensions["sidearm"].settings.broker == "redis://127.0.0.1:6379/0"
+
+
 def test_the_environment_chooses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Variables go before the defaults, and what is given in code before both."""
     monkeypatch.setenv("SHOP_SECRET_KEY", "0123456789abcdef")

@@ -162,11 +162,9 @@ class Follower:
         if self._has_followed:
             known = _count_known(entries, self._log.last)
         self._has_followed = True
-        past, news = entries[:known], entries[known:]
         floor = entries[0].before if entries else head.last
-        self._hub.begin_again(head.epoch, floor, past)
-        if news:
-            self._hub.follow(news)
+        # What nobody has heard yet is read again, and heard.
+        self._hub.begin_again(head.epoch, floor, entries[:known])
 
 
 def _count_known(entries: list[Entry], last: int) -> int:

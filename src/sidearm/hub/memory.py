@@ -25,6 +25,8 @@ class MemoryHub:
         config: How much is kept; its socket is not used.
     """
 
+    follows_broker = False
+
     def __init__(self, config: HubConfig | None = None) -> None:
         self._log = Log(config or HubConfig(socket=""))
         self._closings = Closings()
@@ -41,8 +43,9 @@ class MemoryHub:
         """A reading of ``time.monotonic_ns()`` as a position in the log."""
         return self._log.clock.text_at(monotonic_ns)
 
-    place_at = position_at
-    follows_broker = False
+    def place_at(self, monotonic_ns: int) -> str:
+        """The same: there is no other log."""
+        return self.position_at(monotonic_ns)
 
     def publish(self, events: Iterable[PublishedEvent], ends: Collection[int] = ()) -> None:
         """Append ``(channel, body, keep)`` in order. Who is not there misses what is not kept.

@@ -235,6 +235,7 @@ class Hub:
         self.replacement.is_possible = False
         try:
             self.wake()
+            self._admission.admit_all()
         finally:
             self.listener.close()
         for connection in list(self.connections.values()):

@@ -330,7 +330,8 @@ class Settings:
             "unit": "",
             "meaning": "Where the log of events is: in the hub ('hub:'), or in a Redis or Valkey"
             " that every hub and every worker can reach, such as 'redis://127.0.0.1:6379/0'"
-            " (`rediss://` with TLS). It needs `pip install 'sidearm[redis]'`.",
+            " (`rediss://` with TLS), or 'redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DATABASE'."
+            " It needs `pip install 'sidearm[redis]'`.",
         },
     )
     broker_key: str = _setting(

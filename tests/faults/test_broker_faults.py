@@ -22,6 +22,7 @@ from hub_streams import PATIENCE, Stream, event, figures_of, wait_for
 from needed import or_skip
 
 from sidearm.testing import RedisServer
+from sidearm.testing.servers import Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -75,13 +76,20 @@ class Show:
     Args:
         server: Redis.
         options: Of the workers' publishers.
+        broker: How everybody finds Redis, if it is another way.
         url: Where the second hub finds Redis, if it is another way.
     """
 
-    def __init__(self, server: RedisServer, url: str | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        server: RedisServer,
+        url: str | None = None,
+        broker: str | None = None,
+        **options: Any,
+    ) -> None:
         self.server = server
         self._stack = ExitStack()
-        self.site = self._stack.enter_context(Site(server.url))
+        self.site = self._stack.enter_context(Site(broker or server.url))
         first = self.site.hub()
         self.hubs = [first, self.site.hub(**({"broker": url} if url else {}))]
         self.workers = [self.site.worker(hub, **options) for hub in self.hubs]
@@ -163,6 +171,22 @@ def check_told(show: Show, heard: list[list[Event]]) -> int:
         assert [each for each in events if each.event == "sidearm:gap"]
     report(show, heard, missing)
     return missing
+
+
+def check_once(show: Show, heard: list[list[Event]]) -> None:
+    """Nothing came twice or out of order, and what some have heard and others not is a gap."""
+    known = {e.data for events in heard for e in events if e.event != "sidearm:gap"}
+    for events in heard:
+        if known - {e.data for e in events}:
+            assert [each for each in events if each.event == "sidearm:gap"]
+        for each in show.numbers:
+            own = [int(e.data.split()[1]) for e in events if e.data.startswith(f"{each.name} ")]
+            assert own == sorted(set(own))
+    missing = sum(
+        sum(each.count + 1 for each in show.numbers) - sum(e.event != "sidearm:gap" for e in events)
+        for events in heard
+    )
+    report(show, heard, missing)
 
 
 def report(show: Show, heard: list[list[Event]], missing: int = 0) -> None:
@@ -352,3 +376,38 @@ def test_h6_a_hub_begins_without_its_broker(
             worker.publish([event("a", "live")])
             while source.data(1) != ["live"]:
                 assert b"waits" in source.raw
+
+
+@pytest.fixture
+def sentinel(server: RedisServer) -> Iterator[tuple[RedisServer, str]]:
+    """A replica of the server, and the URL of a Sentinel that watches both."""
+    with RedisServer(args=["--replicaof", "127.0.0.1", str(server.port)]) as replica:
+        settings = replica.folder / "sentinel.conf"
+        watcher = Server([replica.command()[0], str(settings), "--sentinel"])
+        port = watcher.port
+        settings.write_text(
+            f"port {port}\nbind 127.0.0.1\n"
+            f"sentinel monitor shop 127.0.0.1 {server.port} 1\n"
+            "sentinel down-after-milliseconds shop 1000\n"
+            "sentinel failover-timeout shop 5000\n"
+        )
+        with watcher:
+            with redis.Redis(port=port) as client:
+                watcher.wait_until(
+                    lambda: client.sentinel_master("shop")["num-slaves"] == 1, 60, "a replica"
+                )
+            yield replica, f"redis+sentinel://127.0.0.1:{port}/shop"
+
+
+def test_h6_a_failover(server: RedisServer, sentinel: tuple[RedisServer, str]) -> None:
+    """The replica takes over: streams stay, and what it did not have yet is a gap or was unseen."""
+    replica, url = sentinel
+    with Show(server, broker=url) as show:
+        show.wait_for_more()
+        show.wait_for_more(1)
+        server.kill()
+        with redis.Redis.from_url(replica.url) as client:
+            replica.wait_until(lambda: client.info("replication")["role"] == "master", 60)
+        show.wait_for_more()
+        show.wait_for_more(1)
+        check_once(show, show.end())

@@ -17,15 +17,20 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, TypeAlias
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from ..exceptions import BrokerError
 
 #: The hub's own log: there is no broker.
 HUB = "hub:"
 
-_REDIS = ("redis", "rediss")
-_KNOWN = "'hub:' (the hub's own log) or 'redis://HOST:PORT/DATABASE' ('rediss://...' with TLS)"
+SENTINEL = "redis+sentinel"
+SENTINEL_PORT = 26379
+_REDIS = ("redis", "rediss", SENTINEL)
+_KNOWN = (
+    "'hub:' (the hub's own log), 'redis://HOST:PORT/DATABASE' ('rediss://...' with TLS) or"
+    " 'redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DATABASE'"
+)
 
 
 class Event(NamedTuple):
@@ -220,7 +225,54 @@ def check_url(url: str) -> None:
         raise ValueError("It needs the package redis: pip install 'sidearm[redis]'.")
 
 
+class SentinelAddress(NamedTuple):
+    """What a URL says of a Redis that Sentinels watch.
+
+    Attributes:
+        hosts: The Sentinels.
+        service: The name of the primary.
+        database: Its database.
+        username: For Redis itself.
+        password: For Redis itself.
+    """
+
+    hosts: list[tuple[str, int]]
+    service: str
+    database: int
+    username: str | None
+    password: str | None
+
+
+def read_sentinel_url(url: str) -> SentinelAddress:
+    """Read ``redis+sentinel://USER:PASSWORD@HOST:PORT,HOST:PORT/SERVICE/DATABASE``.
+
+    Raises:
+        ValueError: It is none.
+    """
+    parts = urlsplit(url)
+    credentials, _, netloc = parts.netloc.rpartition("@")
+    username, _, password = credentials.partition(":")
+    hosts = []
+    for each in netloc.split(","):
+        host = urlsplit(f"//{each}")
+        if not host.hostname or host.port == 0:
+            raise ValueError(f"{each!r} is no host.")
+        hosts.append((host.hostname, host.port or SENTINEL_PORT))
+    service, _, database = parts.path.lstrip("/").partition("/")
+    if not service or parts.fragment or not (database or "0").isdecimal():
+        raise ValueError("The path is the service's name, then the database's number.")
+    return SentinelAddress(
+        hosts, service, int(database or 0), unquote(username) or None, unquote(password) or None
+    )
+
+
 def _names_server(url: str) -> bool:
+    if url.startswith(f"{SENTINEL}:"):
+        try:
+            read_sentinel_url(url)
+        except ValueError:
+            return False
+        return True
     try:
         parts = urlsplit(url)
         port = parts.port

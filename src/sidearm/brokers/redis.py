@@ -13,12 +13,26 @@ from typing import Any, TypeVar
 import redis
 import redis.asyncio
 from redis.asyncio.retry import Retry as AsyncRetry
+from redis.asyncio.sentinel import Sentinel as AsyncSentinel
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 from redis.retry import Retry
+from redis.sentinel import Sentinel
 
 from ..exceptions import BrokerError
-from . import Closing, Entry, Event, Item, Limits, LogHead, Loss, scripts, without_password
+from . import (
+    SENTINEL,
+    Closing,
+    Entry,
+    Event,
+    Item,
+    Limits,
+    LogHead,
+    Loss,
+    read_sentinel_url,
+    scripts,
+    without_password,
+)
 
 CONNECT_PATIENCE = 2.0  # seconds
 PATIENCE = 3.0  # seconds for an answer
@@ -72,12 +86,7 @@ class RedisAppender:
             str(int(max(limits.age, LEAST_AGE) * 1000)),
             str(max(limits.size, LEAST_SIZE)),
         ]
-        self._client: Any = redis.Redis.from_url(
-            url,
-            socket_timeout=PATIENCE,
-            socket_connect_timeout=CONNECT_PATIENCE,
-            retry=Retry(NoBackoff(), 0),
-        )
+        self._client = _connect(redis.Redis, Sentinel, url, Retry(NoBackoff(), 0))
         self._append: Callable[..., Any] = self._client.register_script(scripts.APPEND)
 
     def append(self, sender: str, number: int, items: Sequence[Item]) -> None:
@@ -103,14 +112,7 @@ class RedisReader:
         self._name = name
         self._log = f"{key}:log"
         self._keys = [self._log, f"{key}:state"]
-        # Waiting for entries is a wait too: its own time is added where it is asked for.
-        self._client: Any = redis.asyncio.Redis.from_url(
-            url,
-            socket_timeout=PATIENCE,
-            socket_connect_timeout=CONNECT_PATIENCE,
-            retry=AsyncRetry(NoBackoff(), 0),
-            single_connection_client=True,
-        )
+        self._client = _connect(redis.asyncio.Redis, AsyncSentinel, url, AsyncRetry(NoBackoff(), 0))
         self._head = self._client.register_script(scripts.HEAD)
         self._renew = self._client.register_script(scripts.RENEW)
 
@@ -156,11 +158,11 @@ class RedisBridge:
     def __init__(self, url: str, name: str, patterns: Sequence[str]) -> None:
         self._name = name
         self._patterns = patterns
-        self._client: Any = redis.asyncio.Redis.from_url(
+        self._client = _connect(
+            redis.asyncio.Redis,
+            AsyncSentinel,
             url,
-            socket_timeout=PATIENCE,
-            socket_connect_timeout=CONNECT_PATIENCE,
-            retry=AsyncRetry(NoBackoff(), 0),
+            AsyncRetry(NoBackoff(), 0),
             health_check_interval=PATIENCE,
         )
         self._subscription: Any = None
@@ -185,6 +187,26 @@ class RedisBridge:
         if self._subscription is not None:
             await self._subscription.aclose()
         await self._client.aclose()
+
+
+def _connect(client: Any, sentinel: Any, url: str, retry: Any, **options: Any) -> Any:
+    """A client that asks once, and for not too long.
+
+    Args:
+        client: The class of clients.
+        sentinel: The class of those who ask Sentinels.
+        url: Where the server is, or the Sentinels that know.
+        retry: How often it asks.
+        options: Others of its connections.
+    """
+    timeouts = {"socket_timeout": PATIENCE, "socket_connect_timeout": CONNECT_PATIENCE}
+    options |= {**timeouts, "retry": retry}
+    if not url.startswith(f"{SENTINEL}:"):
+        return client.from_url(url, **options)
+    where = read_sentinel_url(url)
+    options |= {"db": where.database, "username": where.username, "password": where.password}
+    sentinels = sentinel(where.hosts, sentinel_kwargs=timeouts, **options)
+    return sentinels.master_for(where.service)
 
 
 def position_of(place: bytes) -> int:

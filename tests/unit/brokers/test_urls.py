@@ -8,7 +8,14 @@ import pytest
 from flask import Flask
 
 from sidearm import Sidearm
-from sidearm.brokers import HUB, Limits, check_url, open_broker, without_password
+from sidearm.brokers import (
+    HUB,
+    Limits,
+    check_url,
+    open_broker,
+    read_sentinel_url,
+    without_password,
+)
 from sidearm.exceptions import BrokerError, SettingError
 from sidearm.hub.config import BROKER_VARIABLE, HubConfig
 from sidearm.settings import Settings
@@ -17,7 +24,16 @@ SECRET = "redis://shop:s3cret@db.example:6380/2"
 
 
 @pytest.mark.parametrize(
-    "url", [HUB, "redis://127.0.0.1", "redis://h:1/0", "rediss://:pw@h:6379/15", "redis://[::1]:1/"]
+    "url",
+    [
+        HUB,
+        "redis://127.0.0.1",
+        "redis://h:1/0",
+        "rediss://:pw@h:6379/15",
+        "redis://[::1]:1/",
+        "redis+sentinel://h/mymaster",
+        "redis+sentinel://u:p%40w@h:1,[::1]:2/mymaster/3",
+    ],
 )
 def test_e5_urls_that_name_a_broker(url: str) -> None:
     """Each of these is accepted."""
@@ -38,6 +54,10 @@ def test_e5_urls_that_name_a_broker(url: str) -> None:
         ("redis://h/name", "such as"),
         ("redis://h/0#x", "such as"),
         ("redis://[::1/0", "such as"),
+        ("redis+sentinel://h:1", "SERVICE"),
+        ("redis+sentinel://h:1/name/db", "SERVICE"),
+        ("redis+sentinel://h:1,/name", "SERVICE"),
+        ("redis+sentinel://h:x/name", "SERVICE"),
         (6379, "Give a URL"),
         (None, "Give a URL"),
     ],
@@ -95,3 +115,10 @@ def test_e5_a_bridge_needs_a_broker() -> None:
     """Without one nothing would ever be heard, and that is said at start-up."""
     with pytest.raises(SettingError, match="SIDEARM_BROKER_BRIDGE"):
         Settings.from_config({"SIDEARM_BROKER_BRIDGE": ["stock"]})
+
+
+def test_e5_a_sentinel_url_is_read() -> None:
+    """Several Sentinels, one service; the password is Redis's own."""
+    where = read_sentinel_url("redis+sentinel://u:p%40w@h:1,[::1],k/mymaster/3")
+    assert where == ([("h", 1), ("::1", 26379), ("k", 26379)], "mymaster", 3, "u", "p@w")
+    assert without_password("redis+sentinel://u:pw@h:1,k:2/m") == "redis+sentinel://***@h:1,k:2/m"

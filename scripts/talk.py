@@ -1,7 +1,9 @@
 """Runs the talk's system with the shop, from exported files, until Ctrl-C: see ``make talk``.
 
 supervisord runs a hub, a pool of blocking workers, a pool with gevent for streams, Redis, and nginx
-in front of them. What it writes is in a folder of its own, which goes when it ends.
+in front of them. Events go from the one pool to the other through Redis, as on the slide; the hub
+follows it for all streaming workers. What is written is in a folder of its own, which goes when it
+ends.
 """
 
 from __future__ import annotations
@@ -128,6 +130,7 @@ def serve(chosen: argparse.Namespace, folder: Path) -> int:
             [str(supervisord), "-n", "-c", configuration],
             stdout=said,
             stderr=said,
+            env={**os.environ, "SIDEARM_BROKER": f"redis://127.0.0.1:{chosen.redis_port}/0"},
             process_group=0,
         )
         asked = False
@@ -148,6 +151,7 @@ def serve(chosen: argparse.Namespace, folder: Path) -> int:
                 f"  blocking   {chosen.workers} workers ({chosen.server}), port {chosen.port}\n"
                 f"  streaming  {chosen.workers} workers (gunicorn, gevent), port"
                 f" {chosen.streams_port}\n"
+                f"  events     Redis, port {chosen.redis_port}\n"
                 f"  files and logs in {folder}",
                 flush=True,
             )

@@ -8,9 +8,11 @@ import shutil
 import signal
 import socket
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
+import redis
 from fronts import APPS, PATIENCE, ask, program, sidearm, sidearm_ends
 
 from sidearm.exceptions import ServerDied, StreamEnded
@@ -202,6 +204,9 @@ def test_5a_5b_5c_make_talk_runs_the_talks_system(server: str, tmp_path: Path) -
         assert "answered by polling" not in log
         configuration = (talk.run_folder / "supervisord.conf").read_text()
         assert ("--http-socket" in configuration) is (server == "uwsgi")
+        with closing(redis.Redis(port=talk.ports["REDIS_PORT"])) as broker:
+            (log_key,) = broker.keys("*:log")
+            assert broker.xlen(log_key) > 0  # what was seen has come this way
 
         folder = talk.run_folder
         talk.press_ctrl_c()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import threading
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,7 +17,8 @@ from hub_streams import PATIENCE, Stream, event, publish_all, wait_for, wait_for
 from needed import or_skip
 
 from sidearm import Sidearm, current_task, publish
-from sidearm.brokers import HUB
+from sidearm.brokers import HUB, Limits, open_broker, scripts
+from sidearm.exceptions import BrokerError
 from sidearm.hub import position
 from sidearm.hub.eventstream import Parser
 from sidearm.hub.messages import Fetch
@@ -377,6 +380,45 @@ class TestShared:
             gap_of(source)
             assert source.data(1) == ["two"]
 
+    def test_e3_a_quiet_log_does_not_grow(self, redis_server: RedisServer) -> None:
+        """Where nothing is published, each mark of the time takes an old one with it."""
+        with closing(redis.Redis(port=redis_server.port)) as client:
+            head = client.register_script(scripts.HEAD)
+            keys = ["{quiet}:log", "{quiet}:state"]
+            for _ in range(50):
+                head(keys=keys, args=["0123456789", "0", "0", "0"])
+            assert client.xlen(keys[0]) <= 3
+
+    def test_e3_a_renewed_epoch_is_seen_in_a_busy_log(
+        self, site: Site, redis_server: RedisServer
+    ) -> None:
+        """Another hub has found out that entries are lost; this one had not read them."""
+        hub = site.hub()
+        worker = site.worker(hub)
+        with closing(redis.Redis(port=redis_server.port)) as client:
+            (state,) = client.keys(f"*{site.key}*:state")
+            before = client.hget(state, "epoch").decode()
+            log = state.decode().removesuffix("state") + "log"
+            client.register_script(scripts.RENEW)(keys=[log, state], args=[before, "0123456789"])
+
+            def is_renewed() -> bool:
+                worker.publish([event("a", "busy")])  # never a second of silence
+                return hub.hub_figures().epoch == "0123456789"
+
+            hub.wait_until(is_renewed, PATIENCE)
+
+    def test_h6_a_hub_reads_a_long_log_before_it_begins(self, site: Site) -> None:
+        """Reading may take longer than a broker that is away is waited for."""
+        worker = site.worker(site.hub())
+        with Stream(worker, "a") as source:
+            for _ in range(12):
+                publish_all(worker, [event("a", "old") for _ in range(2500)])
+            last = source.events(30_000)[-1].id
+        another = site.worker(site.hub())
+        with Stream(another, "a", last_event_id=last) as source:
+            worker.publish([event("a", "next")])
+            assert source.data(1) == ["next"]
+
     def test_h5_a_client_that_waits_is_not_lost(self, site: Site) -> None:
         """Who is ahead of a hub that is replaced has its stream all the same."""
         hub = site.hub()
@@ -467,6 +509,34 @@ def test_e2_a_rolled_back_task_publishes_nothing(redis_server: RedisServer) -> N
                     publish("a", "kept")
             assert source.data(1) == ["kept"]
         app.extensions["sidearm"].hub.close()
+
+
+def test_e5_the_bridge_hears_once_and_notices_a_server_that_vanishes(
+    redis_server: RedisServer,
+) -> None:
+    """Redis says a message once for each pattern; and nothing at all when it hangs."""
+
+    async def listen() -> None:
+        bridge = open_broker(redis_server.url, "k", Limits(1, 1)).bridge(["stock", "sto*", "*"])
+        try:
+            await bridge.receive(0.1)
+            with closing(redis.Redis(port=redis_server.port)) as client:
+                for _ in range(2):
+                    assert client.publish("stock", "x") == 3
+            heard: list[tuple[str, bytes]] = []
+            while len(heard) < 2:
+                heard += await bridge.receive(1)
+            assert heard == [("stock", b"x")] * 2
+            assert await bridge.receive(0.1) == []
+            redis_server.send_signal(signal.SIGSTOP)
+            with pytest.raises(BrokerError):
+                while True:
+                    await bridge.receive(1)
+        finally:
+            redis_server.send_signal(signal.SIGCONT)
+            await bridge.close()
+
+    asyncio.run(listen())
 
 
 def _place_of(worker: HubClient) -> str:

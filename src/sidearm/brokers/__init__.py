@@ -15,9 +15,10 @@ of its kind is opened.
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, TypeAlias
-from urllib.parse import unquote, urlsplit, urlunsplit
+from urllib.parse import parse_qs, unquote, urlsplit
 
 from ..exceptions import BrokerError
 
@@ -221,6 +222,13 @@ def check_url(url: str) -> None:
         raise ValueError(f"There is no broker {scheme + ':'!r}. Give {_KNOWN}.")
     if not _names_server(url):
         raise ValueError(f"Give {_KNOWN}, such as 'redis://127.0.0.1:6379/0'.")
+    options = parse_qs(urlsplit(url).query, keep_blank_values=True)
+    unknown = [name for name in options if not (scheme == "rediss" and name.startswith("ssl_"))]
+    if unknown:
+        raise ValueError(
+            f"It has the option {unknown[0]!r}. Only those of TLS can be given (rediss://...?ssl_...);"
+            " a password stands before the host."
+        )
     if importlib.util.find_spec("redis") is None:
         raise ValueError("It needs the package redis: pip install 'sidearm[redis]'.")
 
@@ -288,15 +296,11 @@ def _names_server(url: str) -> bool:
 
 
 def without_password(url: str) -> str:
-    """A broker's URL as it may be shown."""
-    try:
-        parts = urlsplit(url)
-        if "@" not in parts.netloc:
-            return url
-        host = parts.netloc.rpartition("@")[2]
-    except ValueError:
-        return f"{url.partition(':')[0]}:..."
-    return urlunsplit((parts.scheme, f"***@{host}", parts.path, "", ""))
+    """A broker's URL as it may be shown, also where it is wrong: a password may hold anything."""
+    before, at, after = url.rpartition("@")
+    scheme = before.partition("://")[0]
+    shown = re.split("[?#]", after, maxsplit=1)[0]
+    return f"{scheme}://***@{shown}" if at else shown
 
 
 def open_broker(url: str, key: str, limits: Limits) -> Broker:

@@ -7,6 +7,7 @@ with its number, and a follower that was cut off has to look what has become of 
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -39,6 +40,7 @@ PATIENCE = 3.0  # seconds for an answer
 SENDER_AGE = 3600  # seconds; no call is repeated after so long
 QUIET = 10.0  # seconds without an entry, after which the time is marked
 READ_COUNT = 500  # entries
+KNOWN_CHANNELS = 10_000
 # Less could be gone before a hub that was busy for a moment has read it.
 LEAST_AGE = 60.0  # seconds
 LEAST_SIZE = 4 << 20  # bytes
@@ -59,8 +61,9 @@ class RedisBroker:
     def __init__(self, url: str, key: str, limits: Limits) -> None:
         self.name = without_password(url)
         self._url = url
-        self._limits = limits
+        self._limits = _limit_words(limits)
         self._key = f"{{{key}}}"
+        self._pace = ReadPace()
 
     def appender(self) -> RedisAppender:
         """A worker's end, not connected yet."""
@@ -68,7 +71,7 @@ class RedisBroker:
 
     def reader(self) -> RedisReader:
         """A hub's end, not connected yet."""
-        return RedisReader(self._url, self.name, self._key)
+        return RedisReader(self._url, self.name, self._key, self._limits, self._pace)
 
     def bridge(self, patterns: Sequence[str]) -> RedisBridge:
         """An ear for ``PUBLISH``, not connected yet."""
@@ -78,14 +81,10 @@ class RedisBroker:
 class RedisAppender:
     """A worker's end."""
 
-    def __init__(self, url: str, name: str, key: str, limits: Limits) -> None:
+    def __init__(self, url: str, name: str, key: str, limits: Sequence[str]) -> None:
         self._name = name
         self._key = key
-        self._limits = [
-            str(SENDER_AGE),
-            str(int(max(limits.age, LEAST_AGE) * 1000)),
-            str(max(limits.size, LEAST_SIZE)),
-        ]
+        self._limits = [str(SENDER_AGE), *limits]
         self._client = _connect(redis.Redis, Sentinel, url, Retry(NoBackoff(), 0))
         self._append: Callable[..., Any] = self._client.register_script(scripts.APPEND)
 
@@ -105,11 +104,36 @@ class RedisAppender:
         self._client.close()
 
 
+class ReadPace:
+    """How many entries are asked for at once: fewer, where an answer takes too long.
+
+    All of one answer has to come in one patience, and entries may be large and a line slow.
+
+    Attributes:
+        count: Entries.
+    """
+
+    def __init__(self) -> None:
+        self.count = READ_COUNT
+
+    def timed_out(self) -> None:
+        """Ask for fewer."""
+        self.count = max(1, self.count // 4)
+
+    def went_well(self) -> None:
+        """Ask for more again."""
+        self.count = min(READ_COUNT, self.count * 2)
+
+
 class RedisReader:
     """A hub's end."""
 
-    def __init__(self, url: str, name: str, key: str) -> None:
+    def __init__(
+        self, url: str, name: str, key: str, limits: Sequence[str], pace: ReadPace
+    ) -> None:
         self._name = name
+        self._limits = limits
+        self._pace = pace
         self._log = f"{key}:log"
         self._keys = [self._log, f"{key}:state"]
         self._client = _connect(redis.asyncio.Redis, AsyncSentinel, url, AsyncRetry(NoBackoff(), 0))
@@ -118,7 +142,7 @@ class RedisReader:
 
     async def head(self) -> LogHead:
         """What the log is just now; begins one where there is none."""
-        arguments = [secrets.token_hex(5), str(int(QUIET * 1000))]
+        arguments = [secrets.token_hex(5), str(int(QUIET * 1000)), *self._limits]
         try:
             epoch, last = await self._head(keys=self._keys, args=arguments)
         except (RedisError, OSError) as error:
@@ -129,11 +153,14 @@ class RedisReader:
         """The entries after a position, in order."""
         block = max(1, int(min(seconds, PATIENCE / 2) * 1000)) if seconds else None
         try:
-            found = await self._client.xread({self._log: id_of(after)}, READ_COUNT, block)
+            found = await self._client.xread({self._log: id_of(after)}, self._pace.count, block)
         except (RedisError, OSError) as error:
+            if isinstance(error, redis.TimeoutError | TimeoutError):
+                self._pace.timed_out()
             raise _away(self._name, error) from error
         if not found:
             return []
+        self._pace.went_well()
         streams: list[Any] = list(found.values()) if isinstance(found, dict) else [found[0][1]]
         rows: Any = streams[0]
         if isinstance(found, dict):  # RESP3 has a list of lists for each stream
@@ -163,9 +190,11 @@ class RedisBridge:
             AsyncSentinel,
             url,
             AsyncRetry(NoBackoff(), 0),
-            health_check_interval=PATIENCE,
         )
         self._subscription: Any = None
+        self._heard = 0.0  # when something came last
+        #: By which pattern each channel is heard: Redis says everything once for each that matches.
+        self._heard_by: dict[bytes, bytes] = {}
 
     async def receive(self, seconds: float) -> list[tuple[str, bytes]]:
         """What has come."""
@@ -175,12 +204,25 @@ class RedisBridge:
                 self._subscription = self._client.pubsub(ignore_subscribe_messages=True)
                 await self._subscription.psubscribe(*self._patterns)
             message = await self._subscription.get_message(timeout=seconds)
+            if message is None:
+                await self._look()
             while message is not None and len(messages) < READ_COUNT:
-                messages.append((message["channel"].decode("utf-8", "replace"), message["data"]))
+                channel, pattern = message["channel"], message["pattern"]
+                if self._heard_by.setdefault(channel, pattern) == pattern:
+                    messages.append((channel.decode("utf-8", "replace"), message["data"]))
+                self._heard = time.monotonic()
                 message = await self._subscription.get_message(timeout=0)
         except (RedisError, OSError) as error:
             raise _away(self._name, error) from error
         return messages
+
+    async def _look(self) -> None:
+        """See whether the server is there: a subscription would not notice that it has vanished."""
+        if len(self._heard_by) > KNOWN_CHANNELS:
+            self._heard_by.clear()  # nothing is on its way just now
+        if time.monotonic() - self._heard > PATIENCE:
+            await self._client.ping()
+            self._heard = time.monotonic()
 
     async def close(self) -> None:
         """Hang up."""
@@ -205,8 +247,16 @@ def _connect(client: Any, sentinel: Any, url: str, retry: Any, **options: Any) -
         return client.from_url(url, **options)
     where = read_sentinel_url(url)
     options |= {"db": where.database, "username": where.username, "password": where.password}
-    sentinels = sentinel(where.hosts, sentinel_kwargs=timeouts, **options)
+    # One that is away is not asked again and again while others would answer.
+    asking = {**timeouts, "retry": retry}
+    sentinels = sentinel(where.hosts, sentinel_kwargs=asking, **options)
     return sentinels.master_for(where.service)
+
+
+def _limit_words(limits: Limits) -> list[str]:
+    """How much is kept, as the scripts take it: milliseconds and bytes."""
+    age = max(limits.age, LEAST_AGE)
+    return [str(int(age * 1000)), str(max(limits.size, LEAST_SIZE))]
 
 
 def position_of(place: bytes) -> int:

@@ -41,6 +41,20 @@ local function add(log, kind, name, body)
   log.bytes = log.bytes + #name + #body + 100
 end
 
+-- Entries that are older, or too many; never the given one, or what was added after it: who waits
+-- for those has not read them yet. Versions before 6.2 know no range without its end.
+local function trim(log, first, age, size, count)
+  local oldest = now() - tonumber(age)
+  for _ = 1, count do
+    local entry = redis.call('XRANGE', KEYS[1], '-', first, 'COUNT', 1)[1]
+    if not entry or entry[1] == first then break end
+    local ms = tonumber(string.match(entry[1], '^%d+'))
+    if ms >= oldest and log.bytes <= tonumber(size) then break end
+    redis.call('XDEL', KEYS[1], entry[1])
+    log.bytes = log.bytes - #entry[2][4] - #entry[2][6] - 100
+  end
+end
+
 local function save(log)
   redis.call('HSET', KEYS[2], 'epoch', log.epoch, 'last', log.last,
              'bytes', string.format('%.0f', log.bytes))
@@ -59,27 +73,23 @@ local first = log.last
 for item = 6, #ARGV, 3 do
   add(log, ARGV[item], ARGV[item + 1], ARGV[item + 2])
 end
--- What this call has added stays: who waits for it has not read it yet.
-local oldest = now() - tonumber(ARGV[4])
-for _ = 1, 100 + #ARGV do
-  local entry = redis.call('XRANGE', KEYS[1], '-', '(' .. first, 'COUNT', 1)[1]
-  if not entry then break end
-  local ms = tonumber(string.match(entry[1], '^%d+'))
-  if ms >= oldest and log.bytes <= tonumber(ARGV[5]) then break end
-  redis.call('XDEL', KEYS[1], entry[1])
-  log.bytes = log.bytes - #entry[2][4] - #entry[2][6] - 100
-end
+trim(log, first, ARGV[4], ARGV[5], 100 + #ARGV)
 save(log)
 redis.call('SET', KEYS[3], ARGV[2], 'EX', ARGV[3])
 return 1
 """
 
 #: Keys: log, state. Arguments: an epoch for a new log, the silence after which the time is marked
-#: (ms).
+#: (ms), the largest age (ms) and size (bytes).
 HEAD = f"""{_OPEN}
 local log = open(ARGV[1])
-if log.new or now() - log.ms >= tonumber(ARGV[2]) then
-  add(log, log.new and 'begin' or 'mark', '', '')
+if log.new then
+  add(log, 'begin', '', '')
+  save(log)
+elseif now() - log.ms >= tonumber(ARGV[2]) then
+  local first = log.last
+  add(log, 'mark', '', '')
+  trim(log, first, ARGV[3], ARGV[4], 100)
   save(log)
 end
 return {{log.epoch, log.last}}

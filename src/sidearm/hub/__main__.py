@@ -8,7 +8,7 @@ import os
 import sys
 
 from .. import logs
-from ..exceptions import HubError
+from ..exceptions import BrokerError, HubError
 from .config import HubConfig
 from .server import Server
 
@@ -54,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
             on_replace=None if options.ready is None else want_successor,
         )
         server.run(lambda: tell(b"{}\n"))
-    except HubError as error:
+    except (BrokerError, HubError) as error:
         sys.stderr.write(f"{error}\n")
         return 1
     return 0

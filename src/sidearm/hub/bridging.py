@@ -51,8 +51,9 @@ async def passed_on(
 async def _pass_on(hub: Hub, broker: Broker, patterns: Sequence[str], over: asyncio.Event) -> None:
     failures = 0
     while not over.is_set():
-        bridge = broker.bridge(patterns)
+        bridge: Bridge | None = None
         try:
+            bridge = broker.bridge(patterns)
             while not over.is_set():
                 messages = await bridge.receive(WAIT)
                 failures = 0
@@ -64,7 +65,8 @@ async def _pass_on(hub: Hub, broker: Broker, patterns: Sequence[str], over: asyn
             # Nobody waits for this task: without this it would end in silence.
             logger.exception("The hub stumbled over what was published at %s.", broker.name)
         finally:
-            await _hang_up(bridge)
+            if bridge is not None:
+                await _hang_up(bridge)
         await asyncio.sleep(DELAYS[min(failures, len(DELAYS) - 1)])
         failures += 1
 

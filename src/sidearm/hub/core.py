@@ -17,7 +17,7 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from ..brokers import HUB, Closing, Entry, Event, Loss, without_password
-from ..exceptions import ProtocolError
+from ..exceptions import InvalidField, ProtocolError
 from . import eventstream, opening, platform
 from .acceptor import Acceptor
 from .admission import Admission
@@ -503,7 +503,12 @@ class Hub:
         if self.was_replaced:
             return
         for channel, data in messages:
-            body = eventstream.encode_body(data, None)
+            try:
+                body = eventstream.encode_body(data, None)
+            except InvalidField as error:
+                self.tally.counts["refused_events"] += 1
+                self.tally.warn("bridge", "What was said on channel %.200r: %s", channel, error)
+                continue
             if self._is_sound(channel, body):
                 frame = eventstream.frame(body, None)
                 self.tally.counts["published"] += 1

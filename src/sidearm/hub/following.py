@@ -68,6 +68,8 @@ class Follower:
         self._broker = broker
         self._failures = 0
         self._has_tried = asyncio.Event()
+        self._read = 0  # answers
+        self._met = 0.0  # by the loop's clock
         self._task: asyncio.Task[None] | None = None
         self._is_over = False
         self._has_followed = hub.predecessor is not None
@@ -85,17 +87,27 @@ class Follower:
             await asyncio.wait([self._task], timeout=STOP_PATIENCE)
 
     async def wait(self) -> None:
-        """Wait until the log was read, or could not be, or it takes too long."""
-        try:
-            await asyncio.wait_for(self._has_tried.wait(), FIRST_PATIENCE)
-        except TimeoutError:
-            logger.warning("The broker %s does not answer. The hub begins.", self._broker.name)
+        """Wait until the log was read, or could not be, or nothing more comes of it.
+
+        A hub that began in the middle of a long log would know no id of its clients.
+        """
+        while not self._has_tried.is_set():
+            read = self._read
+            try:
+                await asyncio.wait_for(self._has_tried.wait(), FIRST_PATIENCE)
+            except TimeoutError:
+                if self._read == read:
+                    break
+        else:
+            return
+        logger.warning("The broker %s does not answer. The hub begins.", self._broker.name)
 
     async def _run(self) -> None:
         """Follow for ever; a broker that is away is tried again and again."""
         while not self._is_over:
-            reader = self._broker.reader()
+            reader: Reader | None = None
             try:
+                reader = self._broker.reader()
                 await self._follow(reader)
             except BrokerError as error:
                 if not self._failures:
@@ -104,7 +116,8 @@ class Follower:
                 # Nobody waits for this task: without this it would end in silence.
                 logger.exception("The hub stumbled over what %s said.", self._broker.name)
             finally:
-                await _hang_up(reader)
+                if reader is not None:
+                    await _hang_up(reader)
             self._has_tried.set()
             delay = DELAYS[min(self._failures, len(DELAYS) - 1)]
             self._failures += 1
@@ -119,27 +132,33 @@ class Follower:
         self._failures = 0
         while not self._is_over:
             entries = await reader.read(self._log.last, WAIT)
-            if not entries:
-                # It may have been emptied, and say nothing more.
-                await self._meet(reader)
-            elif _are_joined(self._log.last, entries):
+            # It may have been emptied, and say nothing more; or have another epoch, because entries
+            # were lost that this hub had not read.
+            is_due = not entries or asyncio.get_running_loop().time() - self._met > WAIT
+            if is_due and await self._meet(reader):
+                continue
+            if not _are_joined(self._log.last, entries):
+                await self._mend(reader)
+            elif entries:
                 self._hub.follow(entries)
                 await asyncio.sleep(0)  # whatever there is to read, the hub has other things to do
-            else:
-                await self._mend(reader)
 
-    async def _meet(self, reader: Reader) -> None:
-        """See whether the log is still the one that the hub has a copy of."""
+    async def _meet(self, reader: Reader) -> bool:
+        """See whether the log is still the one that the hub has a copy of; True: it was not."""
+        self._met = asyncio.get_running_loop().time()
         head = await reader.head()
         if head.epoch != self._log.clock.epoch:
             await self._begin_again(reader)
-        elif head.last < self._log.last:
+            return True
+        if head.last < self._log.last:
             await self._mend(reader)
+            return True
+        return False
 
     async def _mend(self, reader: Reader) -> None:
         """Begin again, because entries are missing between the hub's place and what follows."""
         head = await reader.head()
-        entries = await _all(reader)
+        entries = await self._all(reader)
         was_trimmed = bool(entries) and entries[0].before >= self._log.last
         if head.epoch == self._log.clock.epoch and not was_trimmed:
             # Entries that were read are gone: positions were given to clients that will be given
@@ -155,8 +174,9 @@ class Follower:
     async def _begin_again(self, reader: Reader) -> None:
         while True:
             head = await reader.head()
-            entries = await _all(reader)
-            if (await reader.head()).epoch == head.epoch:
+            entries = await self._all(reader)
+            is_whole = not entries or _are_joined(entries[0].before, entries)
+            if is_whole and (await reader.head()).epoch == head.epoch:
                 break
         known = len(entries)
         if self._has_followed:
@@ -165,6 +185,14 @@ class Follower:
         floor = entries[0].before if entries else head.last
         # What nobody has heard yet is read again, and heard.
         self._hub.begin_again(head.epoch, floor, entries[:known])
+
+    async def _all(self, reader: Reader) -> list[Entry]:
+        """All that is left of a log."""
+        entries: list[Entry] = []
+        while more := await reader.read(entries[-1].position if entries else 0, 0):
+            entries += more
+            self._read += 1
+        return entries
 
 
 def _count_known(entries: list[Entry], last: int) -> int:
@@ -176,14 +204,6 @@ def _count_known(entries: list[Entry], last: int) -> int:
     news = (entry.item for entry in entries[known:])
     size = sum(len(item.body) for item in news if isinstance(item, Event))
     return known if size <= NEWS_SIZE else len(entries)
-
-
-async def _all(reader: Reader) -> list[Entry]:
-    """All that is left of a log."""
-    entries: list[Entry] = []
-    while more := await reader.read(entries[-1].position if entries else 0, 0):
-        entries += more
-    return entries
 
 
 def _are_joined(place: int, entries: list[Entry]) -> bool:

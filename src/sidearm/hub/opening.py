@@ -137,6 +137,8 @@ def _missed(log: Log, request: Opening, last_event_id: str) -> list[bytes] | str
         return "epoch"
     if place.time > log.mark():
         return "unknown"
+    if place.time == log.mark():
+        return []  # however old that is: a broker may be away
     if log.too_old(place.time) or (
         request.replay is not None and place.time < _seconds_ago(log, request.replay)
     ):

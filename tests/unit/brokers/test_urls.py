@@ -30,6 +30,7 @@ SECRET = "redis://shop:s3cret@db.example:6380/2"
         "redis://127.0.0.1",
         "redis://h:1/0",
         "rediss://:pw@h:6379/15",
+        "rediss://h/0?ssl_ca_certs=/etc/ca.pem&ssl_check_hostname=false",
         "redis://[::1]:1/",
         "redis+sentinel://h/mymaster",
         "redis+sentinel://u:p%40w@h:1,[::1]:2/mymaster/3",
@@ -58,6 +59,10 @@ def test_e5_urls_that_name_a_broker(url: str) -> None:
         ("redis+sentinel://h:1/name/db", "SERVICE"),
         ("redis+sentinel://h:1,/name", "SERVICE"),
         ("redis+sentinel://h:x/name", "SERVICE"),
+        ("redis://h/0?socket_timeout=abc", "option 'socket_timeout'"),
+        ("redis://h/0?password=s3cret", "option 'password'"),
+        ("redis://h/0?ssl_ca_certs=x", "option 'ssl_ca_certs'"),
+        ("redis+sentinel://h/m?db=1", "option 'db'"),
         (6379, "Give a URL"),
         (None, "Give a URL"),
     ],
@@ -85,9 +90,11 @@ def test_e5_no_password_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert without_password(SECRET) == "redis://***@db.example:6380/2"
     assert without_password("redis://h/0") == "redis://h/0"
     assert "s3cret" not in without_password("redis://:s3cret@[::1/0")
-    with pytest.raises(SettingError) as refused:
-        Settings.from_config({"SIDEARM_BROKER": "redis://:s3cret@h/name"})
-    assert "s3cret" not in str(refused.value)
+    wrong = ["@h/name", "#x@h/0", "/x@h/0", "?x@h", "@h/0?password=s3cret", "@h:x"]
+    for url in [f"redis://:s3cret{rest}" for rest in wrong] + ["redis://h?password=s3cret"]:
+        with pytest.raises(SettingError) as refused:
+            Settings.from_config({"SIDEARM_BROKER": url})
+        assert "s3cret" not in str(refused.value)
     assert "s3cret" not in repr(Settings.from_config({"SIDEARM_BROKER": SECRET}))
     config = HubConfig(socket="x", broker=SECRET)
     assert "s3cret" not in repr(config)

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import tempfile
 import time
+from pathlib import Path
+from typing import Any
 
+import pytest
+
+from sidearm.hub.closing import Closings
 from sidearm.hub.config import HubConfig
+from sidearm.hub.core import Hub
 from sidearm.hub.followed import MOMENTS, FollowedLog, Moments
+from sidearm.hub.messages import Fetch, Handoff
+from sidearm.hub.opening import begin
 from sidearm.hub.position import Clock
 
 BODY = b"data: x\n"
@@ -95,3 +104,28 @@ def test_h5_a_successor_knows_the_moments() -> None:
     new = FollowedLog.restore(HubConfig(socket="", history_age=1e10), log.state(), [])
     assert new.located(view) == new.clock.text(2000)
     assert (new.clock.epoch, new.last) == ("aaaaaaaaaa", 3000)
+
+
+@pytest.mark.parametrize("kind", [Handoff, Fetch])
+def test_e3_who_has_the_newest_event_gets_no_gap_however_old_it_is(kind: type[Any]) -> None:
+    """Nothing comes while a broker is away, and that is longer than the view would look back."""
+    log = make()
+    minute_ago = time.time_ns() - 60 * 1_000_000_000
+    log.take(minute_ago, "a", BODY, keep=True)
+    place = log.clock.text(minute_ago)
+    request = kind(channels=("a",), position=place, last_event_id=place, replay=5.0)
+    assert begin(log, Closings(), request).gap is None
+    older = kind(channels=("a",), position=place, last_event_id=log.clock.text(1000), replay=5.0)
+    assert begin(log, Closings(), older).gap == "old"
+
+
+def test_e5_what_is_no_text_is_left_out_and_nothing_else() -> None:
+    """Any program may publish anything to a channel that is passed on."""
+    with tempfile.TemporaryDirectory(prefix="sa-", dir="/tmp") as folder:
+        hub = Hub(HubConfig(socket=str(Path(folder) / "hub.sock")))
+        try:
+            hub.pass_on([("a", b"one"), ("a", b"\xff\x00"), ("a", b"two")])
+            figures = hub.figures()
+        finally:
+            hub.close()
+    assert (figures.published, figures.refused_events) == (2, 1)

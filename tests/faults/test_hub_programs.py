@@ -277,8 +277,8 @@ class Connection:
             [gap] = self._take(1)
             assert gap.event == "sidearm:gap"
             told = json.loads(gap.data)
-            # Whoever is cut off before what only a newcomer gets is to have no id yet.
-            assert gap.id in ("", told["position"])
+            # Whoever is cut off before what only a newcomer gets is to come back as it came.
+            assert gap.id in (self.told or "", told["position"])
             assert reason or may_be_gap, f"{self} got a false gap: {told}"
             assert told["reason"] == (reason or "old")
             place = parse(told["position"])

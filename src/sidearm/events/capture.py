@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import _socket
 import contextlib
-import functools
 import os
 import socket
+import threading
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -66,12 +66,23 @@ class _Closed(socket.socket):
         return 0
 
 
-@functools.cache
+_ended: list[socket.socket] = []
+_ending = threading.Lock()
+
+
 def ended_connection() -> socket.socket:
-    """A connection whose other side has closed it: reading finds its end, writing fails."""
-    ours, theirs = socket.socketpair()
-    theirs.close()
-    return ours
+    """A connection whose other side has closed it: reading finds its end, writing fails.
+
+    There is one for the whole process. Two threads never make one each: that which nobody keeps
+    would be closed, while its descriptor is about to be used.
+    """
+    if not _ended:
+        with _ending:
+            if not _ended:
+                ours, theirs = socket.socketpair()
+                theirs.close()
+                _ended.append(ours)
+    return _ended[0]
 
 
 class Capture:

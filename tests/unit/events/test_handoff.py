@@ -6,12 +6,13 @@ import contextlib
 import logging
 import os
 import socket
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
-from sidearm.events import handoff
+from sidearm.events import capture, handoff
 from sidearm.events.capture import ended_connection
 from sidearm.events.handoff import COMMENT, hand_off, head_for_hub
 from sidearm.events.servers import ServerSocket
@@ -348,3 +349,25 @@ def test_each_reason_is_logged_once_in_a_process(reasons: list[str]) -> None:
     handoff.log_once("another")
 
     assert len(list(reasons)) == 2
+
+
+def test_h1_two_threads_leave_one_ended_connection(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread's own would be closed with its last reference, and another descriptor be copied."""
+    monkeypatch.setattr(capture, "_ended", [])
+    make, both = socket.socketpair, threading.Barrier(2)
+
+    def make_together() -> tuple[socket.socket, socket.socket]:
+        with contextlib.suppress(threading.BrokenBarrierError):  # nobody else makes one
+            both.wait(0.5)
+        return make()
+
+    monkeypatch.setattr(socket, "socketpair", make_together)
+    found: list[socket.socket] = []
+    threads = [threading.Thread(target=lambda: found.append(ended_connection())) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    one, two = found
+    with one, two:
+        assert one is two

@@ -10,7 +10,7 @@ from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from .brokers import HUB, check_url, without_password
+from .brokers import HUB, check_url, is_postgresql, without_password
 from .exceptions import SettingError
 
 PREFIX = "SIDEARM_"
@@ -330,8 +330,9 @@ class Settings:
             "unit": "",
             "meaning": "Where the log of events is: in the hub ('hub:'), or in a Redis or Valkey"
             " that every hub and every worker can reach, such as 'redis://127.0.0.1:6379/0'"
-            " (`rediss://` with TLS), or 'redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DATABASE'."
-            " It needs `pip install 'sidearm[redis]'`.",
+            " (`rediss://` with TLS), or 'redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DATABASE',"
+            " or in PostgreSQL: 'postgresql://USER:PASSWORD@HOST:PORT/DATABASE'. They need"
+            " `pip install 'sidearm[redis]'` and `'sidearm[postgresql]'`.",
         },
     )
     broker_key: str = _setting(
@@ -592,6 +593,12 @@ def _check_together(settings: Settings) -> None:
             settings.broker_bridge,
             "There is no broker to listen to. Set SIDEARM_BROKER, such as"
             " 'redis://127.0.0.1:6379/0'.",
+        )
+    if settings.broker_bridge and is_postgresql(settings.broker):
+        raise SettingError(
+            PREFIX + "BROKER_BRIDGE",
+            settings.broker_bridge,
+            "PostgreSQL has no channels with patterns. Leave it out, or take Redis as the broker.",
         )
     least = max(settings.subscriber_buffer, settings.history_bytes)
     if settings.waiting_bytes < least:

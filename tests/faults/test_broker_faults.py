@@ -1,8 +1,8 @@
 """H6 with a broker: killed, stopped, cut off, full, emptied, put back to an older state.
 
 Two workers publish numbers all the time, and streams at two hubs hear them. Whatever happens to
-Redis: no stream ends, no number comes twice or out of its order, and none is missing, unless the
-gap event has said so.
+the broker: no stream ends, no number comes twice or out of its order, and none is missing, unless
+the gap event has said so.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from broker_sites import Site
+from broker_stores import PostgreSQLStore, RedisStore, Store
 from hub_streams import PATIENCE, Stream, event, figures_of, wait_for
 from needed import or_skip
 
@@ -25,7 +26,7 @@ from sidearm.testing import RedisServer
 from sidearm.testing.servers import Server
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from typing import Self
 
     from sidearm.hub.client import HubClient
@@ -74,24 +75,21 @@ class Show:
     """Two hubs, two workers, streams at both.
 
     Args:
-        server: Redis.
+        url: How everybody finds the broker.
+        second: How the second hub finds it, if it is another way.
         options: Of the workers' publishers.
-        broker: How everybody finds Redis, if it is another way.
-        url: Where the second hub finds Redis, if it is another way.
     """
 
     def __init__(
         self,
-        server: RedisServer,
-        url: str | None = None,
-        broker: str | None = None,
+        url: str,
+        *,
+        second: str | None = None,
         **options: Any,
     ) -> None:
-        self.server = server
         self._stack = ExitStack()
-        self.site = self._stack.enter_context(Site(broker or server.url))
-        first = self.site.hub()
-        self.hubs = [first, self.site.hub(**({"broker": url} if url else {}))]
+        self.site = self._stack.enter_context(Site(url))
+        self.hubs = [self.site.hub(), self.site.hub(broker=second or url)]
         self.workers = [self.site.worker(hub, **options) for hub in self.hubs]
         self.streams = [
             self._stack.enter_context(Stream(worker, "a"))
@@ -109,14 +107,6 @@ class Show:
         before = figures_of(path).published
         wait_for(path, lambda figures: figures.published > before + 20)
 
-    def command(self, *words: str) -> Any:
-        """Ask Redis."""
-        client = redis.Redis.from_url(self.server.url)
-        try:
-            return client.execute_command(*words)
-        finally:
-            client.close()
-
     def end(self) -> list[list[Event]]:
         """Publish no more; what each stream has heard, when all is told."""
         for each in self.numbers:
@@ -127,9 +117,12 @@ class Show:
         heard = []
         for stream in self.streams:
             events: list[Event] = []
-            while not {*last} <= {each.data for each in events[-200:]}:
+            due = {*last}
+            while due:
                 assert stream.read(PATIENCE), f"A stream ended after {events[-3:]}."
-                events += stream.pending_events()
+                new = stream.pending_events()
+                due -= {each.data for each in new}
+                events += new
             heard.append(events)
         for hub in self.hubs:
             assert figures_of(hub.socket_path).opened == STREAMS, "a stream had to come back"
@@ -205,84 +198,117 @@ def server() -> Iterator[RedisServer]:
         yield server
 
 
-def test_h6_redis_killed_and_back_with_its_data(server: RedisServer) -> None:
+def redis_on_disk() -> Store:
+    """Redis that has everything again after its end."""
+    return RedisStore(*ON_DISK)
+
+
+@pytest.fixture(params=[redis_on_disk, PostgreSQLStore], ids=["redis", "postgresql"])
+def lasting(request: pytest.FixtureRequest) -> Iterator[Store]:
+    """What was accepted outlives the server."""
+    store: Store = or_skip(request.param)
+    with store.server:
+        yield store
+
+
+@pytest.fixture(params=[RedisStore, PostgreSQLStore], ids=["redis", "postgresql"])
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    """It may be back with an older state, or none."""
+    store: Store = or_skip(request.param)
+    with store.server:
+        yield store
+
+
+def test_h6_killed_and_back_with_its_data(lasting: Store) -> None:
     """With a log on the disk nothing is lost, nothing comes twice, and nobody hears of it."""
-    with Show(server) as show:
+    with Show(lasting.url) as show:
         for _ in range(3):
             show.wait_for_more()
-            server.kill()
+            lasting.kill()
             time.sleep(0.5)
-            server.restart()
+            lasting.server.restart()
         show.wait_for_more()
         show.wait_for_more(1)
         check_complete(show, show.end())
 
 
-def test_h6_redis_killed_and_back_empty(server: RedisServer) -> None:
+def test_h6_redis_killed_and_back_empty() -> None:
     """Without its data there is a new log: every client is told of the gap, and goes on."""
-    server.args = []
-    server.restart()
-    with Show(server) as show:
+    store = or_skip(RedisStore)
+    with store.server, Show(store.url) as show:
         show.wait_for_more()
         show.wait_for_more(1)
-        server.kill()
-        server.restart()
+        store.kill()
+        store.server.restart()
+        _check_one_gap(show)
+
+
+def test_h6_emptied(store: Store) -> None:
+    """Whoever removes the log begins a new one: a gap, and everything goes on."""
+    with Show(store.url) as show:
         show.wait_for_more()
         show.wait_for_more(1)
-        heard = show.end()
-        check_told(show, heard)
-        for events in heard:
-            gaps = [json.loads(each.data) for each in events if each.event == "sidearm:gap"]
-            assert len(gaps) == 1
+        store.empty()
+        _check_one_gap(show)
 
 
-def test_h6_redis_stops_for_a_while(server: RedisServer) -> None:
-    """A Redis that answers nobody holds no publisher up; what waited arrives."""
-    with Show(server) as show:
+def _check_one_gap(show: Show) -> None:
+    show.wait_for_more()
+    show.wait_for_more(1)
+    heard = show.end()
+    check_told(show, heard)
+    for events in heard:
+        gaps = [json.loads(each.data) for each in events if each.event == "sidearm:gap"]
+        assert len(gaps) == 1
+
+
+def test_h6_stops_for_a_while(lasting: Store) -> None:
+    """A broker that answers nobody holds no publisher up; what waited arrives."""
+    with Show(lasting.url) as show:
         show.wait_for_more()
-        server.send_signal(signal.SIGSTOP)
+        lasting.signal(signal.SIGSTOP)
         before = [each.count for each in show.numbers]
         time.sleep(6)
         # It would be a handful if publishing waited for an answer.
         assert all(
             each.count > count + 100 for each, count in zip(show.numbers, before, strict=True)
         )
-        server.send_signal(signal.SIGCONT)
+        lasting.signal(signal.SIGCONT)
         show.wait_for_more()
         check_complete(show, show.end())
 
 
-def test_h6_connections_are_cut(server: RedisServer) -> None:
+def test_h6_connections_are_cut(lasting: Store) -> None:
     """Cut at any moment: an append whose answer was lost is not carried out twice."""
     chance = random.Random(SEED)
-    with Show(server) as show:
+    with Show(lasting.url) as show:
         for _ in range(60):
             time.sleep(chance.random() * 0.1)
-            show.command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
+            lasting.cut()
         show.wait_for_more()
         show.wait_for_more(1)
         check_complete(show, show.end())
 
 
-def test_h6_redis_is_full(server: RedisServer) -> None:
-    """Out of memory it refuses to write; when it has room again, what waited arrives."""
-    with Show(server) as show:
+def test_h6_full(lasting: Store) -> None:
+    """It refuses to write for a while; when it does not any more, what waited arrives."""
+    with Show(lasting.url) as show:
         show.wait_for_more()
-        show.command("CONFIG", "SET", "maxmemory", "1")
+        lasting.refuse(refuses=True)
         time.sleep(2)
-        show.command("CONFIG", "SET", "maxmemory", "0")
+        lasting.refuse(refuses=False)
         show.wait_for_more()
         check_complete(show, show.end())
 
 
-def test_h6_what_waits_too_long_is_dropped_and_told(server: RedisServer) -> None:
+def test_h6_what_waits_too_long_is_dropped_and_told(lasting: Store) -> None:
     """Beyond the limits of waiting the oldest go: counted by the worker, told to every client."""
-    with Show(server, pending_age=0.5) as show:
+    with Show(lasting.url, pending_age=0.5) as show:
         show.wait_for_more()
         show.wait_for_more(1)
-        server.kill()
+        lasting.kill()
         time.sleep(3)
-        server.restart()
+        lasting.server.restart()
         show.wait_for_more()
         show.wait_for_more(1)
         missing = check_told(show, show.end())
@@ -291,17 +317,14 @@ def test_h6_what_waits_too_long_is_dropped_and_told(server: RedisServer) -> None
         assert 0 < missing <= dropped * len(show.streams)
 
 
-def test_h6_an_older_state_of_the_log_is_a_gap(server: RedisServer) -> None:
+def test_h6_an_older_state_of_the_log_is_a_gap(store: Store) -> None:
     """As after a failover: entries that clients have seen are gone, and no id is taken for one."""
-    server.args = []
-    server.restart()
-    with Show(server) as show:
+    with Show(store.url) as show:
         show.wait_for_more()
-        show.command("SAVE")
+        store.save()
         show.wait_for_more()
         show.wait_for_more(1)
-        server.kill()
-        server.restart()
+        store.restore()
         show.wait_for_more()
         show.wait_for_more(1)
         heard = show.end()
@@ -313,22 +336,18 @@ def test_h6_an_older_state_of_the_log_is_a_gap(server: RedisServer) -> None:
             assert gap.event == "sidearm:gap"
 
 
-def test_h6_an_older_state_is_told_though_nothing_follows(server: RedisServer) -> None:
+def test_h6_an_older_state_is_told_though_nothing_follows(store: Store) -> None:
     """Nobody has to publish for clients to hear that what they have seen is gone."""
-    server.args = []
-    server.restart()
-    with Site(server.url) as site:
+    with Site(store.url) as site:
         worker = site.worker(site.hub())
         with Stream(worker, "a") as source:
             worker.publish([event("a", "one")])
             assert source.data(1) == ["one"]
-            with redis.Redis.from_url(server.url) as client:
-                client.save()
+            store.save()
             worker.publish([event("a", "two")])
             assert source.data(1) == ["two"]
             worker.close()
-            server.kill()
-            server.restart()
+            store.restore()
             assert source.events(1)[0].event == "sidearm:gap"
 
 
@@ -337,7 +356,7 @@ def test_h6_one_hub_is_cut_off(server: RedisServer) -> None:
     client = redis.Redis.from_url(server.url)
     client.acl_setuser("second", enabled=True, passwords=["+s3cret"], commands=["+@all"], keys="*")
     url = server.url.replace("redis://", "redis://second:s3cret@")
-    with Show(server, url=url) as show:
+    with Show(server.url, second=url) as show:
         for _ in range(2):
             show.wait_for_more()
             show.wait_for_more(1)
@@ -353,23 +372,21 @@ def test_h6_one_hub_is_cut_off(server: RedisServer) -> None:
     client.close()
 
 
-@pytest.mark.parametrize(
-    "fault",
-    [RedisServer.kill, lambda server: server.send_signal(signal.SIGSTOP)],
-    ids=["killed", "stopped"],
-)
-def test_h6_a_hub_begins_without_its_broker(
-    server: RedisServer, fault: Callable[[RedisServer], Any]
-) -> None:
-    """Streams open meanwhile; when Redis is there, they are told of the gap and are live."""
-    fault(server)
-    with Site(server.url) as site:
+@pytest.mark.parametrize("fault", ["killed", "stopped"])
+def test_h6_a_hub_begins_without_its_broker(lasting: Store, fault: str) -> None:
+    """Streams open meanwhile; when it is there, they are told of the gap and are live."""
+    if fault == "killed":
+        lasting.kill()
+    else:
+        lasting.signal(signal.SIGSTOP)
+    with Site(lasting.url) as site:
         worker = site.worker(site.hub())
         with Stream(worker, "a") as source:
             worker.publish([event("a", "waits")])
-            server.send_signal(signal.SIGCONT)
-            if server.status is not None:
-                server.restart()
+            if fault == "killed":
+                lasting.server.restart()
+            else:
+                lasting.signal(signal.SIGCONT)
             events = source.events(1)
             assert events[0].event == "sidearm:gap"
             # What waited may have been in the log before the hub read it: that is the gap.
@@ -402,7 +419,7 @@ def sentinel(server: RedisServer) -> Iterator[tuple[RedisServer, str]]:
 def test_h6_a_failover(server: RedisServer, sentinel: tuple[RedisServer, str]) -> None:
     """The replica takes over: streams stay, and what it did not have yet is a gap or was unseen."""
     replica, url = sentinel
-    with Show(server, broker=url) as show:
+    with Show(url) as show:
         show.wait_for_more()
         show.wait_for_more(1)
         server.kill()

@@ -1,4 +1,4 @@
-"""E3 to E5 where users meet them: applications on several machines that share one Redis."""
+"""E3 to E5 where users meet them: applications on several machines that share a broker."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 from broker_sites import Site
+from broker_stores import PostgreSQLStore, RedisStore, Store
 from live_servers import Live, collect, make_server, next_event
 from needed import or_skip
 
 from sidearm.exceptions import NotAStream, StreamEnded
 from sidearm.hub import position
-from sidearm.testing import EventSource, RedisServer
+from sidearm.testing import EventSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-pytest.importorskip("redis", reason="pip install 'sidearm[redis]'")
 
 #: How each kind of worker treats a stream: hands it over, holds it, has it polled.
 KINDS = {
@@ -28,22 +27,25 @@ KINDS = {
 }
 
 
-@pytest.fixture(scope="module", autouse=True)
-def redis() -> Iterator[RedisServer]:
-    with or_skip(RedisServer) as server:
-        yield server
+@pytest.fixture(
+    scope="module", autouse=True, params=[RedisStore, PostgreSQLStore], ids=["redis", "postgresql"]
+)
+def store(request: pytest.FixtureRequest) -> Iterator[Store]:
+    store: Store = or_skip(request.param)
+    with store.server:
+        yield store
 
 
 @pytest.fixture(scope="module", autouse=True)
-def machines(redis: RedisServer) -> Iterator[dict[str, Live]]:
-    """One machine of each kind: its own hub, its own worker, one Redis for all."""
+def machines(store: Store) -> Iterator[dict[str, Live]]:
+    """One machine of each kind: its own hub, its own worker, one broker for all."""
     with ExitStack() as stack:
-        site = stack.enter_context(Site(redis.url))
+        site = stack.enter_context(Site(store.url))
         made = {}
         for kind, (name, env) in KINDS.items():
             hub = site.hub()
             broker = {
-                "TESTED_SIDEARM_BROKER": redis.url,
+                "TESTED_SIDEARM_BROKER": store.url,
                 "TESTED_SIDEARM_BROKER_KEY": site.key,
             }
             server = make_server(name, hub.socket_path, "inline_streams:app", {**broker, **env})
@@ -147,22 +149,22 @@ def test_e7_closing_by_tag_reaches_every_kind(machines: dict[str, Live], kind: s
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_h6_no_request_fails_while_redis_stands_still(
-    machines: dict[str, Live], redis: RedisServer, kind: str
+def test_h6_no_request_fails_while_the_broker_stands_still(
+    machines: dict[str, Live], store: Store, kind: str
 ) -> None:
     """Views publish, pages have their position and streams resume; what waited arrives."""
     live, channel = machines[kind], f"stopped-{kind.split(maxsplit=1)[0]}"
     with opened(live, channel) as source:
         live.publish(channel, "before")
         before = next_event(source)
-        redis.send_signal(signal.SIGSTOP)
+        store.signal(signal.SIGSTOP)
         try:
             for number in range(20):
                 live.publish(channel, str(number))
             assert position.parse(live.get("/positions").decode()) is not None
             with opened(live, channel, before.id) as again:
-                redis.send_signal(signal.SIGCONT)
+                store.signal(signal.SIGCONT)
                 assert collect(again, 20) == [str(number) for number in range(20)]
         finally:
-            redis.send_signal(signal.SIGCONT)
+            store.signal(signal.SIGCONT)
         assert collect(source, 20) == [str(number) for number in range(20)]

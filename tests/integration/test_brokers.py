@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from broker_sites import Site
+from broker_stores import PostgreSQLStore, RedisStore, Store
 from flask import Flask
 from hub_streams import PATIENCE, Stream, event, publish_all, wait_for, wait_for_hub
 from needed import or_skip
 
 from sidearm import Sidearm, current_task, publish
-from sidearm.brokers import HUB, Limits, open_broker, scripts
+from sidearm.brokers import HUB, Limits, open_broker
 from sidearm.exceptions import BrokerError
 from sidearm.hub import position
 from sidearm.hub.eventstream import Parser
@@ -29,23 +30,43 @@ if TYPE_CHECKING:
 
     from sidearm.hub.client import HubClient
 
-pytest.importorskip("redis", reason="pip install 'sidearm[redis]'")
-import redis
+redis = pytest.importorskip("redis", reason="pip install 'sidearm[redis]'")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def redis_server() -> Iterator[RedisServer]:
-    with or_skip(RedisServer) as server:
-        yield server
+def redis_store() -> Iterator[RedisStore]:
+    store = or_skip(RedisStore)
+    with store.server:
+        yield store
 
 
-@pytest.fixture(params=["hub:", "redis://"])
+@pytest.fixture
+def redis_server(redis_store: RedisStore) -> RedisServer:
+    return redis_store.server
+
+
+@pytest.fixture(scope="module", autouse=True)
+def postgresql_store() -> Iterator[Store]:
+    store = or_skip(PostgreSQLStore)
+    with store.server:
+        yield store
+
+
+STORES = ["redis", "postgresql"]
+
+
+def store_named(name: str, request: pytest.FixtureRequest) -> Store:
+    """The server of a broker."""
+    store: Store = request.getfixturevalue(f"{name}_store")
+    return store
+
+
+@pytest.fixture(params=[HUB, *STORES])
 def url(request: pytest.FixtureRequest) -> str:
     """Where the log is: each broker in its turn."""
     if request.param == HUB:
         return HUB
-    server: RedisServer = request.getfixturevalue("redis_server")
-    return server.url
+    return store_named(request.param, request).url
 
 
 @pytest.fixture
@@ -227,10 +248,13 @@ class TestEveryLog:
 class TestShared:
     """What brokers promise that several hubs share."""
 
-    @pytest.fixture(params=["redis://"])
-    def url(self, request: pytest.FixtureRequest) -> str:
-        server: RedisServer = request.getfixturevalue("redis_server")
-        return server.url
+    @pytest.fixture(params=STORES)
+    def store(self, request: pytest.FixtureRequest) -> Store:
+        return store_named(request.param, request)
+
+    @pytest.fixture
+    def url(self, store: Store) -> str:
+        return store.url
 
     def test_e3_resumes_at_another_hub(self, site: Site) -> None:
         """An id of one hub resumes at the other, without a gap and without a duplicate."""
@@ -319,9 +343,9 @@ class TestShared:
         with Stream(later, "job") as source:
             assert [each.data for each in source.rest()] == ["done"]
 
-    def test_e3_trimmed_history_is_a_gap(self, redis_server: RedisServer) -> None:
+    def test_e3_trimmed_history_is_a_gap(self, store: Store) -> None:
         """Who comes back for what was trimmed gets the gap, and who has missed nothing does not."""
-        with Site(redis_server.url, history_bytes=1) as site:
+        with Site(store.url, history_bytes=1) as site:
             here = site.worker(site.hub())
             big = "x" * 500_000
             with Stream(here, "a") as source:
@@ -337,19 +361,15 @@ class TestShared:
                 here.publish([event("a", "next")])
                 assert prompt.data(1) == ["next"]
             # 4 MiB are the least.
-            client = redis.Redis.from_url(redis_server.url)
-            assert client.xlen(f"{{{site.key}}}:log") < 15
-            client.close()
+            assert store.length(site.key) < 15
 
-    def test_e3_an_emptied_broker_is_a_gap(self, site: Site, redis_server: RedisServer) -> None:
+    def test_e3_an_emptied_broker_is_a_gap(self, site: Site, store: Store) -> None:
         """Clients stay, hear of the gap by themselves, and go on in the new log."""
         worker = site.worker(site.hub())
         with Stream(worker, "a") as source:
             worker.publish([event("a", "one")])
             [one] = source.events(1)
-            client = redis.Redis.from_url(redis_server.url)
-            client.flushall()
-            client.close()
+            store.empty()
             told = gap_of(source)
             before, now = position.parse(one.id), position.parse(told["position"])
             assert before is not None
@@ -362,9 +382,7 @@ class TestShared:
         with Stream(worker, "a", last_event_id=told["position"]) as again:
             assert again.data(1) == ["two"]
 
-    def test_e3_a_new_log_is_heard_from_its_beginning(
-        self, site: Site, redis_server: RedisServer
-    ) -> None:
+    def test_e3_a_new_log_is_heard_from_its_beginning(self, site: Site, store: Store) -> None:
         """What is published to it before a hub sees that it is new follows the gap."""
         hub = site.hub()
         worker = site.worker(hub)
@@ -372,40 +390,31 @@ class TestShared:
             worker.publish([event("a", "one")])
             assert source.data(1) == ["one"]
             hub.send_signal(signal.SIGSTOP)
-            with redis.Redis.from_url(redis_server.url) as client:
-                client.flushall()
-                worker.publish([event("a", "two")])
-                hub.wait_until(lambda: client.xlen(f"{{{site.key}}}:log") == 2, PATIENCE)
+            store.empty()
+            worker.publish([event("a", "two")])
+            hub.wait_until(lambda: store.length(site.key) == 2, PATIENCE)
             hub.send_signal(signal.SIGCONT)
             gap_of(source)
             assert source.data(1) == ["two"]
 
-    def test_e3_a_quiet_log_does_not_grow(self, redis_server: RedisServer) -> None:
+    def test_e3_a_quiet_log_does_not_grow(self, site: Site, store: Store) -> None:
         """Where nothing is published, each mark of the time takes an old one with it."""
-        with closing(redis.Redis(port=redis_server.port)) as client:
-            head = client.register_script(scripts.HEAD)
-            keys = ["{quiet}:log", "{quiet}:state"]
-            for _ in range(50):
-                head(keys=keys, args=["0123456789", "0", "0", "0"])
-            assert client.xlen(keys[0]) <= 3
+        site.worker(site.hub())
+        for _ in range(50):
+            store.mark(site.key)
+        assert store.length(site.key) <= 3
 
-    def test_e3_a_renewed_epoch_is_seen_in_a_busy_log(
-        self, site: Site, redis_server: RedisServer
-    ) -> None:
+    def test_e3_a_renewed_epoch_is_seen_in_a_busy_log(self, site: Site, store: Store) -> None:
         """Another hub has found out that entries are lost; this one had not read them."""
         hub = site.hub()
         worker = site.worker(hub)
-        with closing(redis.Redis(port=redis_server.port)) as client:
-            (state,) = client.keys(f"*{site.key}*:state")
-            before = client.hget(state, "epoch").decode()
-            log = state.decode().removesuffix("state") + "log"
-            client.register_script(scripts.RENEW)(keys=[log, state], args=[before, "0123456789"])
+        store.renew(site.key, "0123456789")
 
-            def is_renewed() -> bool:
-                worker.publish([event("a", "busy")])  # never a second of silence
-                return hub.hub_figures().epoch == "0123456789"
+        def is_renewed() -> bool:
+            worker.publish([event("a", "busy")])  # never a second of silence
+            return hub.hub_figures().epoch == "0123456789"
 
-            hub.wait_until(is_renewed, PATIENCE)
+        hub.wait_until(is_renewed, PATIENCE)
 
     def test_h6_a_hub_reads_a_long_log_before_it_begins(self, site: Site) -> None:
         """Reading may take longer than a broker that is away is waited for."""
@@ -484,16 +493,18 @@ class TestShared:
             assert "gap" not in source.raw.decode()
 
 
-def test_e2_a_rolled_back_task_publishes_nothing(redis_server: RedisServer) -> None:
+@pytest.mark.parametrize("name", STORES)
+def test_e2_a_rolled_back_task_publishes_nothing(name: str, request: pytest.FixtureRequest) -> None:
     """With a broker, too, only what was committed leaves."""
-    with Site(redis_server.url) as site:
+    url = store_named(name, request).url
+    with Site(url) as site:
         hub = site.hub()
         watcher = site.worker(hub)
         app = Flask(__name__)
         app.config.update(
             SIDEARM_HUB="socket",
             SIDEARM_SOCKET=hub.socket_path,
-            SIDEARM_BROKER=redis_server.url,
+            SIDEARM_BROKER=url,
             SIDEARM_BROKER_KEY=site.key,
         )
         arm = Sidearm(app)

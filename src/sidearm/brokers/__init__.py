@@ -14,6 +14,7 @@ of its kind is opened.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import re
 from collections.abc import Sequence
@@ -28,10 +29,14 @@ HUB = "hub:"
 SENTINEL = "redis+sentinel"
 SENTINEL_PORT = 26379
 _REDIS = ("redis", "rediss", SENTINEL)
+_POSTGRESQL = ("postgresql", "postgres")
 _KNOWN = (
-    "'hub:' (the hub's own log), 'redis://HOST:PORT/DATABASE' ('rediss://...' with TLS) or"
-    " 'redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DATABASE'"
+    "'hub:' (the hub's own log), 'redis://HOST:PORT/DATABASE' ('rediss://...' with TLS),"
+    " 'redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DATABASE' or"
+    " 'postgresql://USER:PASSWORD@HOST:PORT/DATABASE'"
 )
+LEAST_AGE = 60.0  # seconds
+LEAST_SIZE = 4 << 20  # bytes
 
 
 class Event(NamedTuple):
@@ -102,6 +107,10 @@ class Limits(NamedTuple):
 
     age: float
     size: int
+
+    def at_least(self) -> Limits:
+        """The same, or more: less could be gone before a hub that was busy has read it."""
+        return Limits(max(self.age, LEAST_AGE), max(self.size, LEAST_SIZE))
 
 
 class Appender(Protocol):
@@ -218,6 +227,9 @@ def check_url(url: str) -> None:
     if url == HUB:
         return
     scheme = url.partition(":")[0]
+    if is_postgresql(url):
+        _check_postgresql(url)
+        return
     if scheme not in _REDIS:
         raise ValueError(f"There is no broker {scheme + ':'!r}. Give {_KNOWN}.")
     if not _names_server(url):
@@ -231,6 +243,32 @@ def check_url(url: str) -> None:
         )
     if importlib.util.find_spec("redis") is None:
         raise ValueError("It needs the package redis: pip install 'sidearm[redis]'.")
+
+
+def _check_postgresql(url: str) -> None:
+    """See whether libpq takes a URL; it knows its own options."""
+    try:
+        from psycopg import ProgrammingError
+        from psycopg.conninfo import conninfo_to_dict
+    except ImportError as error:  # also where there is no libpq
+        raise ValueError("It needs psycopg 3: pip install 'sidearm[postgresql]'.") from error
+    host = None
+    with contextlib.suppress(ProgrammingError):
+        host = str(conninfo_to_dict(url).get("host", ""))
+    # The first "@" ends the password, and what libpq takes for the host may be the rest of it. A
+    # host that begins with one is an abstract socket.
+    if host is None or "@" in host[1:]:
+        # What libpq says may show the password.
+        raise ValueError(
+            "libpq cannot read it. Give 'postgresql://USER:PASSWORD@HOST:PORT/DATABASE', with"
+            " libpq's own options behind it ('?sslmode=require'). What would end a part of it is"
+            " escaped: '@' in a password is '%40'."
+        )
+
+
+def is_postgresql(url: str) -> bool:
+    """Whether a broker's URL is one of PostgreSQL."""
+    return url.partition(":")[0] in _POSTGRESQL
 
 
 class SentinelAddress(NamedTuple):
@@ -319,6 +357,15 @@ def open_broker(url: str, key: str, limits: Limits) -> Broker:
         check_url(url)
     except ValueError as error:
         raise BrokerError(f"SIDEARM_BROKER is {without_password(url)!r}. {error}") from error
+    if is_postgresql(url):
+        from .postgresql import PostgreSQLBroker
+
+        return PostgreSQLBroker(url, key, limits)
     from .redis import RedisBroker
 
     return RedisBroker(url, key, limits)
+
+
+def unusable(name: str, error: Exception) -> BrokerError:
+    """The error of a broker's end, whatever its library says."""
+    return BrokerError(f"The broker {name} cannot be used: {str(error) or type(error).__name__}")

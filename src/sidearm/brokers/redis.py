@@ -20,30 +20,21 @@ from redis.exceptions import RedisError
 from redis.retry import Retry
 from redis.sentinel import Sentinel
 
-from ..exceptions import BrokerError
 from . import (
     SENTINEL,
-    Closing,
     Entry,
-    Event,
     Item,
     Limits,
     LogHead,
-    Loss,
     read_sentinel_url,
     scripts,
+    unusable,
     without_password,
 )
+from .items import item_of, words_of
+from .pace import CONNECT_PATIENCE, PATIENCE, QUIET, READ_COUNT, SENDER_AGE, ReadPace
 
-CONNECT_PATIENCE = 2.0  # seconds
-PATIENCE = 3.0  # seconds for an answer
-SENDER_AGE = 3600  # seconds; no call is repeated after so long
-QUIET = 10.0  # seconds without an entry, after which the time is marked
-READ_COUNT = 500  # entries
 KNOWN_CHANNELS = 10_000
-# Less could be gone before a hub that was busy for a moment has read it.
-LEAST_AGE = 60.0  # seconds
-LEAST_SIZE = 4 << 20  # bytes
 NANOSECONDS = 1_000_000  # in a millisecond, and sequence numbers in one of an id
 
 T = TypeVar("T")
@@ -92,37 +83,16 @@ class RedisAppender:
         """Append items in order, all or none of them, and once however often it is called."""
         arguments: list[str | bytes] = [secrets.token_hex(5), str(number), *self._limits]
         for item in items:
-            arguments += _words(item)
+            arguments += words_of(item)
         keys = [f"{self._key}:log", f"{self._key}:state", f"{self._key}:sender:{sender}"]
         try:
             self._append(keys=keys, args=arguments)
         except (RedisError, OSError) as error:
-            raise _away(self._name, error) from error
+            raise unusable(self._name, error) from error
 
     def close(self) -> None:
         """Hang up."""
         self._client.close()
-
-
-class ReadPace:
-    """How many entries are asked for at once: fewer, where an answer takes too long.
-
-    All of one answer has to come in one patience, and entries may be large and a line slow.
-
-    Attributes:
-        count: Entries.
-    """
-
-    def __init__(self) -> None:
-        self.count = READ_COUNT
-
-    def timed_out(self) -> None:
-        """Ask for fewer."""
-        self.count = max(1, self.count // 4)
-
-    def went_well(self) -> None:
-        """Ask for more again."""
-        self.count = min(READ_COUNT, self.count * 2)
 
 
 class RedisReader:
@@ -146,7 +116,7 @@ class RedisReader:
         try:
             epoch, last = await self._head(keys=self._keys, args=arguments)
         except (RedisError, OSError) as error:
-            raise _away(self._name, error) from error
+            raise unusable(self._name, error) from error
         return LogHead(epoch.decode(), position_of(last))
 
     async def read(self, after: int, seconds: float) -> list[Entry]:
@@ -157,7 +127,7 @@ class RedisReader:
         except (RedisError, OSError) as error:
             if isinstance(error, redis.TimeoutError | TimeoutError):
                 self._pace.timed_out()
-            raise _away(self._name, error) from error
+            raise unusable(self._name, error) from error
         if not found:
             return []
         self._pace.went_well()
@@ -172,7 +142,7 @@ class RedisReader:
         try:
             await self._renew(keys=self._keys, args=[epoch, secrets.token_hex(5)])
         except (RedisError, OSError) as error:
-            raise _away(self._name, error) from error
+            raise unusable(self._name, error) from error
 
     async def close(self) -> None:
         """Hang up."""
@@ -213,7 +183,7 @@ class RedisBridge:
                 self._heard = time.monotonic()
                 message = await self._subscription.get_message(timeout=0)
         except (RedisError, OSError) as error:
-            raise _away(self._name, error) from error
+            raise unusable(self._name, error) from error
         return messages
 
     async def _look(self) -> None:
@@ -255,8 +225,8 @@ def _connect(client: Any, sentinel: Any, url: str, retry: Any, **options: Any) -
 
 def _limit_words(limits: Limits) -> list[str]:
     """How much is kept, as the scripts take it: milliseconds and bytes."""
-    age = max(limits.age, LEAST_AGE)
-    return [str(int(age * 1000)), str(max(limits.size, LEAST_SIZE))]
+    kept = limits.at_least()
+    return [str(int(kept.age * 1000)), str(kept.size)]
 
 
 def position_of(place: bytes) -> int:
@@ -271,35 +241,6 @@ def id_of(position: int) -> str:
     return f"{milliseconds}-{sequence}"
 
 
-def _words(item: Item) -> tuple[str, str, str | bytes]:
-    """What stands for an item in an entry: its kind, a name, a body."""
-    match item:
-        case Event(channel, body, keep, end):
-            return "end" if end else "keep" if keep else "live", channel, body
-        case Closing(tag, channels):
-            return "close", tag, "\n".join(channels)  # no name holds a line end
-        case Loss(channels):
-            return "loss", "", "\n".join(channels)
-
-
 def _entry(place: bytes, fields: dict[bytes, bytes]) -> Entry:
-    kind, name, body = fields[b"kind"], fields[b"name"].decode(), fields[b"body"]
-    item: Item | None = None
-    match kind:
-        case b"keep" | b"live" | b"end":
-            item = Event(name, body, keep=kind != b"live", end=kind == b"end")
-        case b"close":
-            item = Closing(name, _names(body))
-        case b"loss":
-            item = Loss(_names(body))
-        case _:  # it marks the time, or is of a later version
-            pass
+    item = item_of(fields[b"kind"].decode(), fields[b"name"].decode(), fields[b"body"])
     return Entry(position_of(place), position_of(fields[b"after"]), item)
-
-
-def _names(body: bytes) -> tuple[str, ...]:
-    return tuple(body.decode().split("\n")) if body else ()
-
-
-def _away(name: str, error: Exception) -> BrokerError:
-    return BrokerError(f"The broker {name} cannot be used: {str(error) or type(error).__name__}")

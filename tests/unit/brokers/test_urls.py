@@ -34,6 +34,10 @@ SECRET = "redis://shop:s3cret@db.example:6380/2"
         "redis://[::1]:1/",
         "redis+sentinel://h/mymaster",
         "redis+sentinel://u:p%40w@h:1,[::1]:2/mymaster/3",
+        "postgresql://",
+        "postgresql://u:p%40w@h:5433/db?sslmode=require",
+        "postgres://one,two/db?target_session_attrs=read-write",
+        "postgresql:///db?host=/run/postgresql",
     ],
 )
 def test_e5_urls_that_name_a_broker(url: str) -> None:
@@ -63,6 +67,10 @@ def test_e5_urls_that_name_a_broker(url: str) -> None:
         ("redis://h/0?password=s3cret", "option 'password'"),
         ("redis://h/0?ssl_ca_certs=x", "option 'ssl_ca_certs'"),
         ("redis+sentinel://h/m?db=1", "option 'db'"),
+        ("postgresql+psycopg://h/db", "no broker 'postgresql+psycopg:'"),
+        ("postgresql:h", "libpq cannot read it"),
+        ("postgresql://h/db?pool_size=3", "libpq cannot read it"),
+        ("postgresql://u:p@w@h/db?x", "libpq cannot read it"),
         (6379, "Give a URL"),
         (None, "Give a URL"),
     ],
@@ -85,6 +93,21 @@ def test_e5_a_missing_library_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         open_broker(SECRET, "key", Limits(1, 1))
 
 
+def test_e5_psycopg_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be there without libpq, and cannot be imported then."""
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(SettingError, match=r"pip install 'sidearm\[postgresql\]'"):
+        Settings.from_config({"SIDEARM_BROKER": "postgresql://h/db"})
+
+
+def test_e5_postgresql_has_no_bridge() -> None:
+    """Nothing would ever be heard by it, and that is said at start-up."""
+    with pytest.raises(SettingError, match="SIDEARM_BROKER_BRIDGE"):
+        Settings.from_config(
+            {"SIDEARM_BROKER": "postgresql://h/db", "SIDEARM_BROKER_BRIDGE": ["stock"]}
+        )
+
+
 def test_e5_no_password_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not in a message, not in a repr, not among a process's arguments."""
     assert without_password(SECRET) == "redis://***@db.example:6380/2"
@@ -95,6 +118,16 @@ def test_e5_no_password_is_shown(monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(SettingError) as refused:
             Settings.from_config({"SIDEARM_BROKER": url})
         assert "s3cret" not in str(refused.value)
+    for url in (
+        "postgresql://:s3cret@[::1/db",
+        "postgresql://h/db?password=s3cret&x=1",
+        "postgresql://u:s3cret@h/db?nonsense=1",
+        "postgresql://u:pass@s3cret@h/db",
+    ):
+        with pytest.raises(SettingError) as refused:
+            Settings.from_config({"SIDEARM_BROKER": url})
+        assert "s3cret" not in str(refused.value)
+    assert without_password("postgresql://h/db?password=s3cret") == "postgresql://h/db"
     assert "s3cret" not in repr(Settings.from_config({"SIDEARM_BROKER": SECRET}))
     config = HubConfig(socket="x", broker=SECRET)
     assert "s3cret" not in repr(config)

@@ -104,6 +104,25 @@ def test_e5_a_hub_looks_though_nobody_wakes_it(server: PostgresServer, site: Sit
         assert source.data(1) == ["x"]
 
 
+def test_e5_a_hub_is_woken_once_the_entry_is_there(server: PostgresServer) -> None:
+    """It would wait for twice as long as this test does."""
+    broker = open_broker(server.url, "woken", LIMITS)
+
+    async def read_next(last: int) -> list[Entry]:
+        reader = broker.reader()
+        try:
+            await reader.head()
+            waiting = asyncio.create_task(reader.read(last, 2 * PATIENCE))
+            with closing(broker.appender()) as appender:
+                await asyncio.to_thread(appender.append, "me", 1, [Event("a", b"x")])
+                return await asyncio.wait_for(waiting, PATIENCE)
+        finally:
+            await reader.close()
+
+    [entry] = asyncio.run(read_next(read_all(broker)[-1].position))
+    assert entry.item == Event("a", b"x")
+
+
 def test_e5_a_call_counts_once(server: PostgresServer) -> None:
     """The same number again changes nothing; the next one does."""
     broker = open_broker(server.url, "once", LIMITS)

@@ -10,6 +10,7 @@ from which position its stream goes on, and all that wait are taken before an ev
 
 from __future__ import annotations
 
+import math
 import time
 
 from . import platform
@@ -28,7 +29,7 @@ class Lulls:
 
     def __init__(self, poller: platform.Poller) -> None:
         self._poller = poller
-        self._last = 0.0  # when a client came
+        self._last = -math.inf  # when a client came
         # Whether each has brought a client since the last look.
         self._quiet: dict[Connection, bool] = {}
 

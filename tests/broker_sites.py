@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import secrets
+import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from hub_streams import wait_for_hub
+from hub_streams import PATIENCE, PAUSE, wait_for_hub
 
 from sidearm.brokers import HUB, open_broker
 from sidearm.hub.client import HubClient
@@ -79,3 +81,44 @@ class Site:
 
     def __exit__(self, *_: object) -> None:
         self._open.close()
+
+
+class Row(Site):
+    """Hubs of one machine that share its streams: the first, which leads, has the log.
+
+    Attributes:
+        leader: It runs from the beginning; :meth:`hub` starts one that follows.
+    """
+
+    def __init__(self, hubs: int = 4, **settings: Any) -> None:
+        super().__init__(hubs=hubs, **settings)
+        self.leader: HubServer
+
+    def hub(self, **settings: Any) -> HubServer:
+        """Start the next hub."""
+        number, chosen = len(self._hubs), {**self.settings, **settings}
+
+        def make_config(socket_path: str) -> HubConfig:
+            first = self.leader.socket_path if number else socket_path
+            return HubConfig(socket=first, **chosen).of(number)
+
+        server = HubServer(make_config)
+        self._hubs.append(server)
+        return self._open.enter_context(server)
+
+    def worker(self, hub: HubServer, **options: Any) -> HubClient:
+        """A worker whose streams all go to one hub, as long as that is there."""
+        client = HubClient(
+            self.leader.socket_path, on_drop=lambda *drop: self.dropped.append(drop), **options
+        )
+        self._open.callback(client.close, 0.1)
+        client._turns = itertools.repeat(hub.config.number)
+        deadline = time.monotonic() + PATIENCE
+        while client.path_of(client.position()) != hub.socket_path:
+            assert time.monotonic() < deadline, f"No stream would go to {hub.socket_path!r}."
+            time.sleep(PAUSE)
+        return client
+
+    def __enter__(self) -> Self:
+        self.leader = self.hub()
+        return self

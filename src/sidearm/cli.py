@@ -15,9 +15,9 @@ import click
 from flask.cli import NoAppException, ScriptInfo, pass_script_info
 
 from . import logs
-from .exceptions import DoctorError, ExportError, SidearmError, StartError
+from .exceptions import DoctorError, ExportError, HubError, SidearmError, StartError
 from .extension import AppState, Sidearm
-from .settings import Settings
+from .settings import MOST_HUBS, Settings
 
 if TYPE_CHECKING:
     from flask import Flask
@@ -32,6 +32,14 @@ socket_option = click.option(
     "socket_path",
     metavar="PATH",
     help="The hub's Unix socket, instead of SIDEARM_SOCKET's.",
+)
+
+
+hubs_option = click.option(
+    "--hubs",
+    type=click.IntRange(1, MOST_HUBS),
+    metavar="COUNT",
+    help="Hubs that share the streams, instead of SIDEARM_HUBS's.  [default: 1]",
 )
 
 
@@ -63,6 +71,7 @@ log_format_option = click.option(
 @click.option(
     "--threads", type=click.IntRange(min=1), help="Threads of each web worker.  [default: 1]"
 )
+@hubs_option
 @click.option(
     "--drain",
     type=click.FloatRange(min=0),
@@ -81,6 +90,7 @@ def up(
     port: int,
     workers: int | None,
     threads: int | None,
+    hubs: int | None,
     drain: float,
     log_format: str | None,
     socket_path: str | None,
@@ -95,6 +105,7 @@ def up(
         logs.begin("up", log_format)
     with _errors_as_lines():
         app = info.load_app()
+        from .workers.hubs import Row
         from .workers.site import Site
 
         if log_format is None:
@@ -104,7 +115,7 @@ def up(
         Site(
             app_import_path=info.app_import_path,
             app_name=app.name,
-            hub=hub_config(app, socket_path),
+            hubs=Row(config=hub_config(app, socket_path, hubs), log_format=log_format),
             host=host,
             port=port,
             gunicorn=(
@@ -476,6 +487,7 @@ def _known_of(info: ScriptInfo) -> Known | None:
     is_flag=True,
     help="Take over from the hub that runs, with every open stream; none reconnects.",
 )
+@hubs_option
 @log_format_option
 @socket_option
 @pass_script_info
@@ -485,6 +497,7 @@ def hub(
     info: ScriptInfo,
     *,
     replace: bool,
+    hubs: int | None,
     log_format: str | None,
     socket_path: str | None,
 ) -> None:
@@ -499,14 +512,18 @@ def hub(
         return
     with _errors_as_lines():
         app = info.load_app()
-        config = hub_config(app, socket_path)
+        config = hub_config(app, socket_path, hubs)
         log_format = log_format or _state_of(app).settings.log_format
-        if replace and _was_replaced_by_its_owner(config.socket):
+        if replace and _were_replaced_by_their_owner(config):
             return
         from .hub.server import Server
+        from .workers.hubs import Row
 
         logs.begin("hub", log_format, level="WARNING")
         say = logs.speaker("hub", log_format)
+        if config.hubs > 1:
+            Row(config=config, log_format=log_format).run(say)
+            return
         server = Server(config, replace=replace)
 
         def tell_up() -> None:
@@ -519,18 +536,29 @@ def hub(
             say("Another hub has taken over.")
 
 
-def _was_replaced_by_its_owner(socket_path: str) -> bool:
-    """Let whoever looks after the hub replace it; False: nobody does, or no hub runs."""
-    from .hub.operator import ask_for_replacement
+def _were_replaced_by_their_owner(config: HubConfig) -> bool:
+    """Let whoever looks after the hubs replace them; False: nobody does, or no hub runs."""
+    from .hub.operator import ask_for_replacement, sockets_beside
     from .hub.reader import NoHub
 
     try:
-        pid = ask_for_replacement(socket_path)
+        first, *others = sockets_beside(config.socket)
+        pid = ask_for_replacement(first)
     except NoHub:
         return False
-    if pid is not None:
-        click.echo(f"The hub on {socket_path} is now process {pid}; no stream was cut.")
-    return pid is not None
+    if pid is None:
+        return False
+    _say_replaced(first, pid)
+    for path in others:
+        pid = ask_for_replacement(path)
+        if pid is None:
+            raise HubError(f"The hub on {path!r} was not replaced: nobody looks after it.", path)
+        _say_replaced(path, pid)
+    return True
+
+
+def _say_replaced(socket_path: str, pid: int) -> None:
+    click.echo(f"The hub on {socket_path} is now process {pid}; no stream was cut.")
 
 
 @hub.command()
@@ -550,9 +578,11 @@ def stats(
     """Show the hub's figures: what there is now, and what there was so far."""
     with _errors_as_lines():
         from .hub import figures as texts
-        from .hub.operator import read_figures
+        from .hub.operator import read_all_figures
 
-        figures = read_figures(_hub_socket(context, info, socket_path))
+        figures, problems = read_all_figures(_hub_socket(context, info, socket_path))
+        for problem in problems:
+            click.echo(problem, err=True)
         if as_json:
             click.echo(texts.as_json(figures))
         elif prometheus:
@@ -578,10 +608,10 @@ def channels(
 ) -> None:
     """Show the channels that somebody listens to, and how many streams each has."""
     with _errors_as_lines():
-        from .hub.operator import list_channels
+        from .hub.operator import list_all_channels
         from .terminal import make_harmless
 
-        listed = list_channels(_hub_socket(context, info, socket_path), count)
+        listed = list_all_channels(_hub_socket(context, info, socket_path), count)
         for name, subscribers in listed.channels:
             click.echo(f"{subscribers:>9,}  {make_harmless(name)}")
         rest = listed.total - len(listed.channels)
@@ -798,12 +828,13 @@ def build(info: ScriptInfo, *, dry_run: bool, keep_going: bool, quiet: bool) -> 
             click.echo(report.sentence(dry_run=dry_run))
 
 
-def hub_config(app: Flask, socket_path: str | None) -> HubConfig:
-    """What an application's settings tell its hub.
+def hub_config(app: Flask, socket_path: str | None, hubs: int | None = None) -> HubConfig:
+    """What an application's settings tell its hub; the first, if there are several.
 
     Args:
         app: The application; without Sidearm its ``SIDEARM_*`` keys are read all the same.
         socket_path: The socket, instead of the one that the settings name.
+        hubs: How many there are, instead of what the settings say.
 
     Raises:
         SettingError: A setting is wrong.
@@ -815,7 +846,7 @@ def hub_config(app: Flask, socket_path: str | None) -> HubConfig:
             "SIDEARM_HUB is 'memory', so no process of this application would speak to the hub."
             " Set it to 'auto' or 'socket', or use 'flask run'."
         )
-    return state.hub_config(socket_path)
+    return state.hub_config(socket_path, hubs)
 
 
 def _state_of(app: Flask) -> AppState:

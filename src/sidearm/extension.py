@@ -105,7 +105,7 @@ class AppState(TaskState):
         """Where events go, and where streams live; made on its first use in each process."""
         hub = self._its_hub()
         if isinstance(hub, HubClient) and self.settings.hub == "auto" and _in_development():
-            self._dev_hub.ensure(hub, self.hub_config())
+            self._dev_hub.ensure(hub, self.hub_config(hubs=1))
         return hub
 
     def plain(self, value: Any) -> Any:
@@ -118,11 +118,12 @@ class AppState(TaskState):
             return value
         return self.arm.representations.plain(value)
 
-    def hub_config(self, socket_path: str | None = None) -> HubConfig:
-        """What a hub for this application is told at its start.
+    def hub_config(self, socket_path: str | None = None, hubs: int | None = None) -> HubConfig:
+        """What a hub for this application is told at its start; the first, if there are several.
 
         Args:
             socket_path: Another socket than the application's own.
+            hubs: How many there are, in place of what the settings say.
         """
         settings = self.settings
         return HubConfig(
@@ -144,6 +145,7 @@ class AppState(TaskState):
             broker=settings.broker,
             broker_key=settings.broker_key,
             bridge=settings.broker_bridge,
+            hubs=settings.hubs if hubs is None else hubs,
         )
 
     def _its_hub(self) -> HubClient | MemoryHub:
@@ -157,7 +159,7 @@ class AppState(TaskState):
         app = self._app()
         where = self.settings.hub
         if where == "memory" or (where == "auto" and app is not None and app.testing):
-            return MemoryHub(self.hub_config())
+            return MemoryHub(self.hub_config(hubs=1))
         options: Any = {
             "pending_count": self.settings.pending_count,
             "pending_bytes": self.settings.pending_bytes,
@@ -181,7 +183,7 @@ class AppState(TaskState):
         if where == "auto" and _in_development():
             hub = self._its_hub()
             if isinstance(hub, HubClient):
-                start_hub = functools.partial(self._dev_hub.ensure, hub, self.hub_config())
+                start_hub = functools.partial(self._dev_hub.ensure, hub, self.hub_config(hubs=1))
         self.reporter.ensure(start_hub)
 
     def _events_dropped(self, count: int, reason: str) -> None:

@@ -14,6 +14,7 @@ from .brokers import HUB, check_url, is_postgresql, without_password
 from .exceptions import SettingError
 
 PREFIX = "SIDEARM_"
+MOST_HUBS = 64
 _KEY = re.compile(r"[\w.:-]{1,100}", re.ASCII)
 MIB = 1 << 20  # bytes
 
@@ -68,6 +69,12 @@ def _path(key: str, value: Any) -> str | None:
     if value is None or (isinstance(value, str) and value and "\0" not in value):
         return value
     raise SettingError(key, value, "Give the path of a Unix socket, such as '/run/shop/hub.sock'.")
+
+
+def _few_hubs(key: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MOST_HUBS:
+        raise SettingError(key, value, f"Give a number from 1 to {MOST_HUBS}, such as 4.")
+    return value
 
 
 def _broker(key: str, value: Any) -> str:
@@ -321,6 +328,14 @@ class Settings:
         "Where events go: 'socket' to a hub process; 'memory' to a log in this process, for tests;"
         " 'auto' takes 'memory' while app.testing is set, starts a hub in the process under"
         " 'flask run', and else expects one on the socket.",
+    )
+    hubs: int = _setting(
+        1,
+        _few_hubs,
+        "hubs",
+        "Hubs that share the streams of this machine, each a process: as many as a core each, where"
+        " one is not enough. The first has the log, unless a broker has it; the others listen on"
+        " sockets beside it. What limits streams and memory is each hub's own.",
     )
     broker: str = field(
         default=HUB,

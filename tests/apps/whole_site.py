@@ -17,6 +17,7 @@ if (FOLDER / "broken").exists() and "SIDEARM_SOCKET" in os.environ:
     raise RuntimeError("broken in the workers only")
 
 app = Flask(__name__)
+app.config.from_prefixed_env()
 Sidearm(app)
 
 

@@ -11,7 +11,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from broker_sites import Site
+from broker_sites import Row, Site
 from broker_stores import PostgreSQLStore, RedisStore, Store
 from flask import Flask
 from hub_streams import PATIENCE, Stream, event, publish_all, wait_for, wait_for_hub
@@ -61,17 +61,26 @@ def store_named(name: str, request: pytest.FixtureRequest) -> Store:
     return store
 
 
-@pytest.fixture(params=[HUB, *STORES])
-def url(request: pytest.FixtureRequest) -> str:
-    """Where the log is: each broker in its turn."""
-    if request.param == HUB:
-        return HUB
-    return store_named(request.param, request).url
+#: The log of the first of several hubs on one machine, which the others follow.
+ROW = "row"
+
+
+@pytest.fixture(params=[HUB, ROW, *STORES])
+def log(request: pytest.FixtureRequest) -> str:
+    """Where the log is: each kind in its turn."""
+    kind: str = request.param
+    return kind
 
 
 @pytest.fixture
-def site(url: str) -> Iterator[Site]:
-    with Site(url) as site:
+def site(log: str, request: pytest.FixtureRequest) -> Iterator[Site]:
+    with (
+        Row()
+        if log == ROW
+        else Site(HUB)
+        if log == HUB
+        else Site(store_named(log, request).url) as site
+    ):
         yield site
 
 
@@ -246,15 +255,12 @@ class TestEveryLog:
 
 
 class TestShared:
-    """What brokers promise that several hubs share."""
+    """What several hubs promise that have one log."""
 
-    @pytest.fixture(params=STORES)
-    def store(self, request: pytest.FixtureRequest) -> Store:
-        return store_named(request.param, request)
-
-    @pytest.fixture
-    def url(self, store: Store) -> str:
-        return store.url
+    @pytest.fixture(params=[ROW, *STORES])
+    def log(self, request: pytest.FixtureRequest) -> str:
+        kind: str = request.param
+        return kind
 
     def test_e3_resumes_at_another_hub(self, site: Site) -> None:
         """An id of one hub resumes at the other, without a gap and without a duplicate."""
@@ -307,7 +313,8 @@ class TestShared:
 
     def test_e7_closing_reaches_every_hub(self, site: Site) -> None:
         """A tag is closed wherever its streams are, and a new stream after it is let in."""
-        here, there = (site.worker(site.hub()) for _ in range(2))
+        hubs = [site.hub(), site.hub()]
+        here, there = map(site.worker, hubs)
         with (
             Stream(here, "a", tags=("user:1",)) as one,
             Stream(there, "a", tags=("user:1",)) as two,
@@ -317,18 +324,19 @@ class TestShared:
             for source in (one, two):
                 assert [each.data for each in source.rest()] == ["bye"]
                 assert position.is_end(place(source), ["a"])
-        wait_for(there.socket_path, lambda figures: figures.closed == 1)
+        wait_for(hubs[1].socket_path, lambda figures: figures.closed == 1)
         with Stream(there, "a", tags=("user:1",)) as again:
             here.publish([event("a", "hello again")])
             assert again.data(1) == ["hello again"]
 
     def test_e7_a_stream_on_its_way_is_closed(self, site: Site) -> None:
         """A stream whose view ran before the closing, and that arrives after it, ends."""
-        here, there = (site.worker(site.hub()) for _ in range(2))
+        hubs = [site.hub(), site.hub()]
+        here, there = map(site.worker, hubs)
         seen = there.position()
         here.close_streams("user:1")
         publish_all(here, [event("a", "x")])
-        wait_for(there.socket_path, lambda figures: figures.published >= 1)
+        wait_for(hubs[1].socket_path, lambda figures: figures.published >= 1)
         with Stream(there, "a", tags=("user:1",), position=seen) as source:
             source.rest()
             assert position.is_end(place(source), ["a"])
@@ -342,79 +350,6 @@ class TestShared:
         later = site.worker(site.hub())
         with Stream(later, "job") as source:
             assert [each.data for each in source.rest()] == ["done"]
-
-    def test_e3_trimmed_history_is_a_gap(self, store: Store) -> None:
-        """Who comes back for what was trimmed gets the gap, and who has missed nothing does not."""
-        with Site(store.url, history_bytes=1) as site:
-            here = site.worker(site.hub())
-            big = "x" * 500_000
-            with Stream(here, "a") as source:
-                publish_all(here, [event("a", "first")])
-                [first] = [last] = source.events(1)
-                for _ in range(20):
-                    here.publish([event("a", big)])
-                    [last] = source.events(1)
-            fresh = site.worker(site.hub(history_bytes=16 << 20))
-            with Stream(fresh, "a", last_event_id=first.id) as late:
-                assert gap_of(late)["reason"] == "old"
-            with Stream(fresh, "a", last_event_id=last.id) as prompt:
-                here.publish([event("a", "next")])
-                assert prompt.data(1) == ["next"]
-            # 4 MiB are the least.
-            assert store.length(site.key) < 15
-
-    def test_e3_an_emptied_broker_is_a_gap(self, site: Site, store: Store) -> None:
-        """Clients stay, hear of the gap by themselves, and go on in the new log."""
-        worker = site.worker(site.hub())
-        with Stream(worker, "a") as source:
-            worker.publish([event("a", "one")])
-            [one] = source.events(1)
-            store.empty()
-            told = gap_of(source)
-            before, now = position.parse(one.id), position.parse(told["position"])
-            assert before is not None
-            assert now is not None
-            assert before.epoch != now.epoch
-            worker.publish([event("a", "two")])
-            assert source.data(1) == ["two"]
-        with Stream(worker, "a", last_event_id=one.id) as again:
-            assert gap_of(again)["reason"] == "epoch"
-        with Stream(worker, "a", last_event_id=told["position"]) as again:
-            assert again.data(1) == ["two"]
-
-    def test_e3_a_new_log_is_heard_from_its_beginning(self, site: Site, store: Store) -> None:
-        """What is published to it before a hub sees that it is new follows the gap."""
-        hub = site.hub()
-        worker = site.worker(hub)
-        with Stream(worker, "a") as source:
-            worker.publish([event("a", "one")])
-            assert source.data(1) == ["one"]
-            hub.send_signal(signal.SIGSTOP)
-            store.empty()
-            worker.publish([event("a", "two")])
-            hub.wait_until(lambda: store.length(site.key) == 2, PATIENCE)
-            hub.send_signal(signal.SIGCONT)
-            gap_of(source)
-            assert source.data(1) == ["two"]
-
-    def test_e3_a_quiet_log_does_not_grow(self, site: Site, store: Store) -> None:
-        """Where nothing is published, each mark of the time takes an old one with it."""
-        site.worker(site.hub())
-        for _ in range(50):
-            store.mark(site.key)
-        assert store.length(site.key) <= 3
-
-    def test_e3_a_renewed_epoch_is_seen_in_a_busy_log(self, site: Site, store: Store) -> None:
-        """Another hub has found out that entries are lost; this one had not read them."""
-        hub = site.hub()
-        worker = site.worker(hub)
-        store.renew(site.key, "0123456789")
-
-        def is_renewed() -> bool:
-            worker.publish([event("a", "busy")])  # never a second of silence
-            return hub.hub_figures().epoch == "0123456789"
-
-        hub.wait_until(is_renewed, PATIENCE)
 
     def test_h6_a_hub_reads_a_long_log_before_it_begins(self, site: Site) -> None:
         """Reading may take longer than a broker that is away is waited for."""
@@ -491,6 +426,92 @@ class TestShared:
             with Stream(worker, "a", position=seen) as view:
                 assert view.data(1) == ["two"]
             assert "gap" not in source.raw.decode()
+
+
+class TestStores:
+    """What is promised where other programs can see the log, and empty it."""
+
+    @pytest.fixture(params=STORES)
+    def log(self, request: pytest.FixtureRequest) -> str:
+        kind: str = request.param
+        return kind
+
+    @pytest.fixture
+    def store(self, log: str, request: pytest.FixtureRequest) -> Store:
+        return store_named(log, request)
+
+    def test_e3_trimmed_history_is_a_gap(self, store: Store) -> None:
+        """Who comes back for what was trimmed gets the gap, and who has missed nothing does not."""
+        with Site(store.url, history_bytes=1) as site:
+            here = site.worker(site.hub())
+            big = "x" * 500_000
+            with Stream(here, "a") as source:
+                publish_all(here, [event("a", "first")])
+                [first] = [last] = source.events(1)
+                for _ in range(20):
+                    here.publish([event("a", big)])
+                    [last] = source.events(1)
+            fresh = site.worker(site.hub(history_bytes=16 << 20))
+            with Stream(fresh, "a", last_event_id=first.id) as late:
+                assert gap_of(late)["reason"] == "old"
+            with Stream(fresh, "a", last_event_id=last.id) as prompt:
+                here.publish([event("a", "next")])
+                assert prompt.data(1) == ["next"]
+            # 4 MiB are the least.
+            assert store.length(site.key) < 15
+
+    def test_e3_an_emptied_broker_is_a_gap(self, site: Site, store: Store) -> None:
+        """Clients stay, hear of the gap by themselves, and go on in the new log."""
+        worker = site.worker(site.hub())
+        with Stream(worker, "a") as source:
+            worker.publish([event("a", "one")])
+            [one] = source.events(1)
+            store.empty()
+            told = gap_of(source)
+            before, now = position.parse(one.id), position.parse(told["position"])
+            assert before is not None
+            assert now is not None
+            assert before.epoch != now.epoch
+            worker.publish([event("a", "two")])
+            assert source.data(1) == ["two"]
+        with Stream(worker, "a", last_event_id=one.id) as again:
+            assert gap_of(again)["reason"] == "epoch"
+        with Stream(worker, "a", last_event_id=told["position"]) as again:
+            assert again.data(1) == ["two"]
+
+    def test_e3_a_new_log_is_heard_from_its_beginning(self, site: Site, store: Store) -> None:
+        """What is published to it before a hub sees that it is new follows the gap."""
+        hub = site.hub()
+        worker = site.worker(hub)
+        with Stream(worker, "a") as source:
+            worker.publish([event("a", "one")])
+            assert source.data(1) == ["one"]
+            hub.send_signal(signal.SIGSTOP)
+            store.empty()
+            worker.publish([event("a", "two")])
+            hub.wait_until(lambda: store.length(site.key) == 2, PATIENCE)
+            hub.send_signal(signal.SIGCONT)
+            gap_of(source)
+            assert source.data(1) == ["two"]
+
+    def test_e3_a_quiet_log_does_not_grow(self, site: Site, store: Store) -> None:
+        """Where nothing is published, each mark of the time takes an old one with it."""
+        site.worker(site.hub())
+        for _ in range(50):
+            store.mark(site.key)
+        assert store.length(site.key) <= 3
+
+    def test_e3_a_renewed_epoch_is_seen_in_a_busy_log(self, site: Site, store: Store) -> None:
+        """Another hub has found out that entries are lost; this one had not read them."""
+        hub = site.hub()
+        worker = site.worker(hub)
+        store.renew(site.key, "0123456789")
+
+        def is_renewed() -> bool:
+            worker.publish([event("a", "busy")])  # never a second of silence
+            return hub.hub_figures().epoch == "0123456789"
+
+        hub.wait_until(is_renewed, PATIENCE)
 
 
 @pytest.mark.parametrize("name", STORES)

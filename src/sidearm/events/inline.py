@@ -67,7 +67,7 @@ def hold(
         opening: What the stream is. Its position is known.
     """
     try:
-        subscription = Subscription.shared(hub.socket_path, loop)
+        subscription = Subscription.shared(hub.path_of(opening.position), loop)
     except (OSError, HubError, ProtocolError) as error:
         logger.info("A stream is polled, because the hub does not tell what happens: %s", error)
         yield poll(hub, settings, opening)

@@ -24,8 +24,9 @@ def main(arguments: list[str] | None = None) -> int:
         "--ready",
         type=int,
         metavar="FD",
-        help='write "{}" as a line there when the socket is served, and later \'{"replace": true}\''
-        " when a new hub is wanted, or false in place of true when it cannot take over any more",
+        help="write '{\"hubs\": COUNT}' there when the socket is served, and later"
+        " '{\"replace\": true}' when a new hub is wanted, or false in place of true when it"
+        " cannot take over any more",
     )
     parser.add_argument(
         "--replace", action="store_true", help="take over from the hub that runs, if one does"
@@ -47,13 +48,14 @@ def main(arguments: list[str] | None = None) -> int:
         tell(b'{"replace": true}\n' if wanted else b'{"replace": false}\n')
 
     try:
+        config = HubConfig.from_json(options.config)
         server = Server(
-            HubConfig.from_json(options.config),
+            config,
             lifeline=options.lifeline,
             replace=options.replace,
             on_replace=None if options.ready is None else want_successor,
         )
-        server.run(lambda: tell(b"{}\n"))
+        server.run(lambda: tell(b'{"hubs": %d}\n' % config.hubs))
     except (BrokerError, HubError) as error:
         sys.stderr.write(f"{error}\n")
         return 1

@@ -11,20 +11,27 @@ A hub that is away, slow or stuck never fails a request, and never holds one for
 
 Publishing and handing over have a connection each: one may hold half a message of many events when
 a stream is handed over.
+
+Where several hubs of the machine share its streams, the first one says so in its welcome. Each
+stream then goes to the next in turn that is there, and what is published goes to the first.
 """
 
 from __future__ import annotations
 
 import atexit
+import itertools
 import logging
 import os
+import random
 import threading
 import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
+from typing import TypeAlias
 
 from ..exceptions import HubError, ProtocolError
+from .config import socket_of
 from .link import Link
 from .messages import (
     Close,
@@ -37,6 +44,7 @@ from .messages import (
     Publish,
     PublishedEvent,
     Stats,
+    Welcome,
     encode,
 )
 from .pending import Chunk, Pending
@@ -51,6 +59,8 @@ STATS_PATIENCE = 2.0  # seconds
 
 # That nobody is there, the kernel says in 20 microseconds: no need to stay away from it.
 _KNOWN_AT_ONCE = (ConnectionError, FileNotFoundError)
+
+OnWelcome: TypeAlias = Callable[[Welcome], None]
 
 logger = logging.getLogger("sidearm.hub.client")
 _clients: weakref.WeakSet[HubClient] = weakref.WeakSet()
@@ -96,8 +106,19 @@ class HubClient:
         self._flusher: threading.Thread | None = None
         self._closing = threading.Event()
         # For handing over and asking.
-        self._handoff = _Caller(self.socket_path, "handoff")
-        self._ask = _Caller(self.socket_path, "ask")
+        self._ways = [_Way(self.socket_path, self._meet)]
+        # Workers do not begin with the same one.
+        self._turns = itertools.count(random.randrange(1 << 16))  # noqa: S311 - no secret
+
+    def _meet(self, welcome: Welcome) -> None:
+        """Learn from the first hub how many there are."""
+        known = self._ways
+        if welcome.hubs != len(known):
+            others = range(1, max(1, welcome.hubs))
+            new = [_Way(socket_of(self.socket_path, number), _ignore) for number in others]
+            self._ways = [known[0], *new]
+            for way in known[1:]:
+                way.close()
 
     def position(self) -> str | None:
         """Now, as a position in the hub's log; None while the hub is away."""
@@ -106,25 +127,45 @@ class HubClient:
     def position_at(self, monotonic_ns: int) -> str | None:
         """A reading of ``time.monotonic_ns()`` as a position; None while the hub is away.
 
-        Costs no round trip: a connected hub has told its epoch and offset. It is for that hub; see
-        :meth:`place_at` for one that a client may bring anywhere.
+        Costs no round trip: a connected hub has told its epoch and offset. It is for that hub, the
+        next in turn; see :meth:`place_at` for one that a client may bring anywhere.
         """
-        clock = self._handoff.clock()
-        return None if clock is None else clock.text_at(monotonic_ns)
+        ways = self._ways
+        turn = next(self._turns) if len(ways) > 1 else 0
+        for number in range(len(ways)):
+            clock = ways[(turn + number) % len(ways)].handoff.clock()
+            if clock is not None:
+                return clock.text_at(monotonic_ns)
+        return None
 
     def place_at(self, monotonic_ns: int) -> str | None:
-        """As :meth:`position_at`, for every hub of the same broker: that one has to be asked."""
+        """As :meth:`position_at`, for every hub of the same log: the one of it has to be asked."""
         position = self.position_at(monotonic_ns)
         if position is None or not self.follows_broker:
             return position
-        answer = self._ask.ask(Locate(position))
+        answer = self._way_of(position).ask.ask(Locate(position))
         return answer.position or None if isinstance(answer, Located) else None
 
     @property
     def follows_broker(self) -> bool:
-        """Whether the connected hub has told that its log is a broker's."""
-        link = self._handoff.link
-        return link is not None and bool(link.welcome.log)
+        """Whether a connected hub has told that its log is one that others have too."""
+        links = [way.handoff.link for way in self._ways]
+        return any(link is not None and bool(link.welcome.log) for link in links)
+
+    def path_of(self, position: str | None) -> str:
+        """The socket of the hub that a position was made for; of the first, if none was."""
+        return self._way_of(position).path
+
+    def _way_of(self, position: str | None) -> _Way:
+        return self._ways_from(position)[0]
+
+    def _ways_from(self, position: str | None) -> list[_Way]:
+        """The way to the hub that a position was made for, then those to all others."""
+        ways = self._ways
+        if len(ways) == 1:
+            return ways
+        own = position and next((way for way in ways if way.made(position)), None)
+        return [own, *(way for way in ways if way is not own)] if own else ways
 
     def publish(self, events: Iterable[PublishedEvent], ends: Collection[int] = ()) -> None:
         """Send ``(channel, body, keep)`` in order; never waits, never raises for the hub's sake.
@@ -177,7 +218,9 @@ class HubClient:
                 " publishes to SIDEARM_BROKER. Start the hub anew, with the same setting.",
                 self.socket_path,
             )
-        return self._handoff.send(message, descriptor)
+        return any(
+            way.handoff.send(message, descriptor) for way in self._ways_from(message.position)
+        )
 
     def fetch(self, message: Fetch) -> bytes | None:
         """All frames that are due for a stream that is polled; None while the hub is away."""
@@ -186,8 +229,10 @@ class HubClient:
 
     def fetch_start(self, message: Fetch) -> Fetched | None:
         """How a stream begins that this process goes on with; None while the hub is away."""
-        answer = self._ask.ask(message)
-        return answer if isinstance(answer, Fetched) else None
+        for way in self._ways_from(message.position):
+            if isinstance(answer := way.ask.ask(message), Fetched):
+                return answer
+        return None
 
     def stats(self) -> Figures | None:
         """The hub's figures; None while it is away."""
@@ -221,8 +266,8 @@ class HubClient:
             )
             self._hang_up()
         self._report(dropped)
-        self._handoff.close()
-        self._ask.close()
+        for way in self._ways:
+            way.close()
 
     # Publishing
 
@@ -296,8 +341,7 @@ class HubClient:
         self._is_away = False
         if failures:
             logger.info("The hub on %r is back.", self.socket_path)
-        self._handoff.try_again()
-        self._ask.try_again()
+        self._ways[0].try_again()
         with self._lock:
             if closing.is_set():
                 link.close()
@@ -339,7 +383,8 @@ class HubClient:
 
     def _start_after_fork(self) -> None:
         """Leave everything to the parent: its connections, and the events that wait in it."""
-        for link in (self._publishing, self._handoff.link, self._ask.link):
+        links = [link for way in self._ways for link in (way.handoff.link, way.ask.link)]
+        for link in (self._publishing, *links):
             if link is not None:
                 link.close()
         self._start()
@@ -348,8 +393,9 @@ class HubClient:
 class _Caller:
     """A connection on which a request waits: briefly, and not again soon after a failure."""
 
-    def __init__(self, socket_path: str, role: str) -> None:
+    def __init__(self, socket_path: str, role: str, on_welcome: OnWelcome) -> None:
         self.link: Link | None = None
+        self._on_welcome = on_welcome
         self._socket_path = socket_path
         self._role = role
         self._lock = threading.Lock()
@@ -424,6 +470,7 @@ class _Caller:
             self._fail(error)
         else:
             self._is_away = False
+            self._on_welcome(self.link.welcome)
         return self.link
 
     def _fail(self, error: Exception) -> None:
@@ -436,6 +483,39 @@ class _Caller:
             self.link = None
         if not isinstance(error, _KNOWN_AT_ONCE):
             self._closed_until = time.monotonic() + BREAK
+
+
+class _Way:
+    """A process's connections to one hub, for handing over and asking.
+
+    Args:
+        path: Where it listens.
+        on_welcome: Called with what it says of itself.
+    """
+
+    def __init__(self, path: str, on_welcome: OnWelcome) -> None:
+        self.path = path
+        self.handoff = _Caller(path, "handoff", on_welcome)
+        self.ask = _Caller(path, "ask", on_welcome)
+
+    def made(self, position: str) -> bool:
+        """Whether a position is one that this hub's welcome has let this process make."""
+        link = self.handoff.link
+        return link is not None and position.startswith(link.welcome.epoch)
+
+    def try_again(self) -> None:
+        """Somebody has seen the hub alive."""
+        self.handoff.try_again()
+        self.ask.try_again()
+
+    def close(self) -> None:
+        """Hang up."""
+        self.handoff.close()
+        self.ask.close()
+
+
+def _ignore(welcome: Welcome) -> None:
+    """What a hub says of itself that is not the first."""
 
 
 def ask_figures(socket_path: str, seconds: float = STATS_PATIENCE) -> Figures:

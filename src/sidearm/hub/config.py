@@ -15,6 +15,16 @@ MIB = 1 << 20  # bytes
 BROKER_VARIABLE = "SIDEARM_HUB_BROKER"
 
 
+def socket_of(socket_path: str, number: int) -> str:
+    """Where a hub listens, beside the first of its machine.
+
+    Args:
+        socket_path: The first one's socket.
+        number: Which hub; 0 is the first.
+    """
+    return f"{socket_path}.{number}" if number else socket_path
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubConfig:
     """A hub's configuration; :class:`~sidearm.settings.Settings` tells more about each value.
@@ -35,10 +45,13 @@ class HubConfig:
         retry_spread: Each client's wait before it comes back is longer by a random part of this
             (seconds), or more where there are many.
         reconnect_rate: Clients that are to come back in a second, about; 0: any number.
-        broker: Where the log is: a URL, which may hold a password; ``hub:`` for the hub's own.
+        broker: Where the log is: a URL, which may hold a password; ``hub:`` for the hub's own;
+            ``hub:PATH`` for that of the hub with this socket.
         broker_key: What the broker's own names begin with.
         bridge: Which channels of the broker's own are passed on, as its patterns.
         metrics_port: Where Prometheus finds the figures, on 127.0.0.1; None: nowhere.
+        hubs: How many hubs of this machine share its streams.
+        number: Which of them this one is, from 0: the first has the log, unless a broker has it.
     """
 
     socket: str
@@ -59,6 +72,34 @@ class HubConfig:
     broker: str = field(default=HUB, repr=False)
     broker_key: str = "sidearm"
     bridge: tuple[str, ...] = ()
+    hubs: int = 1
+    number: int = 0
+
+    @property
+    def leads(self) -> bool:
+        """Whether other hubs follow this one's log."""
+        return self.hubs > 1 and self.broker == HUB
+
+    @property
+    def follows(self) -> bool:
+        """Whether the hub's log is a copy of another: a broker's, or what all hubs here follow."""
+        return self.hubs > 1 or self.broker != HUB
+
+    def of(self, number: int) -> HubConfig:
+        """What another hub beside the first is told.
+
+        Args:
+            number: Which; this is the configuration of the first.
+        """
+        if not number:
+            return self
+        return replace(
+            self,
+            socket=socket_of(self.socket, number),
+            number=number,
+            broker=HUB + self.socket if self.broker == HUB else self.broker,
+            metrics_port=None if self.metrics_port is None else self.metrics_port + number,
+        )
 
     def to_json(self) -> str:
         """The configuration as the argument of ``python -m sidearm.hub``.

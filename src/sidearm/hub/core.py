@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from ..brokers import HUB, Closing, Entry, Event, Loss, without_password
+from ..brokers import Closing, Entry, Event, Loss, without_password
 from ..exceptions import InvalidField, ProtocolError
 from . import eventstream, opening, platform
 from .acceptor import Acceptor
@@ -25,13 +25,17 @@ from .config import HubConfig
 from .connection import Connection
 from .descriptors import Descriptors
 from .fanout import Fanout
+from .feed import Feed
 from .followed import FollowedLog
 from .inline import Inline
+from .leading import Lead
 from .listener import Listener
 from .log import Log
 from .lulls import Lulls
 from .messages import (
+    MAX_LISTED,
     VERSION,
+    AskHead,
     Channels,
     Close,
     Fetch,
@@ -46,6 +50,7 @@ from .messages import (
     Lost,
     Message,
     Publish,
+    ReadLog,
     ReadRecords,
     Records,
     Refused,
@@ -59,6 +64,7 @@ from .messages import (
 from .metrics import open_port
 from .relay import Relay
 from .replacement import Replacement
+from .said import items_of
 from .spread import Spread
 from .state import Worker
 from .streams import Streams
@@ -70,7 +76,6 @@ OWN_DESCRIPTORS = 7  # listener, lock, spare, poller, and the loop's three
 SNAPSHOT_LIMIT = 16 << 20  # bytes; beside the events of one message
 DISCARD_SIZE = 1 << 16  # bytes
 MAX_CHANNEL_LENGTH = 200  # characters; workers check channels thoroughly
-MAX_LISTED = 10_000  # channels in one answer
 
 logger = logging.getLogger("sidearm.hub")
 
@@ -101,6 +106,7 @@ class Hub:
         began: When the first hub of this log began, by the monotonic clock (seconds).
         metrics_listener: Where Prometheus asks for the figures; whoever has the loop answers.
         replacement: Whether another process is about to take over; whoever has the loop lets it.
+        lead: Tells the log to the hubs that follow this one; None: none does.
         predecessor: The process that this hub has taken over from.
         was_replaced: Whether another process serves what this hub holds.
     """
@@ -119,9 +125,9 @@ class Hub:
         self._poller = platform.Poller()
         self._acceptor = Acceptor(self.listener, self._poller, self._descriptors, self.tally)
         if log is None:  # an empty one is false
-            log = Log(config) if config.broker == HUB else FollowedLog(config)
+            log = FollowedLog(config) if config.follows else Log(config)
         self.log = log
-        #: The same log, if it is a copy of a broker's.
+        #: The same log, if it is a copy of another.
         self.followed = log if isinstance(log, FollowedLog) else None
         self._subscribers = Subscribers()
         self.fanout = Fanout(
@@ -136,6 +142,10 @@ class Hub:
         self.relay = Relay(self._answer)
         self._inline = Inline(self.connections, self._answer)
         self.replacement = Replacement(self._answer)
+        self.lead: Lead | None = None
+        if self.followed is not None and config.leads:
+            feed = Feed(config.broker_limits(), self.followed.last)
+            self.lead = Lead(self.followed, feed, self._answer)
         self._message_limit = 4 * config.max_event_size + SNAPSHOT_LIMIT
         self._read_buffer = memoryview(bytearray(READ_SIZE))
         self._discarded = bytearray(DISCARD_SIZE)
@@ -161,6 +171,8 @@ class Hub:
                 self._accept()
             else:
                 self._serve_subscriber(descriptor, readable, writable)
+        if self.lead is not None:
+            self.lead.tell()  # first, for they have as much to do as this hub
         self.fanout.flush()
         self._admission.admit()
 
@@ -215,6 +227,8 @@ class Hub:
             aged=self.streams.aged,
             buffer_bytes=fanout.buffers.size,
             failed_takeovers=self.replacement.failed,
+            hubs=self._config.hubs,
+            number=self._config.number,
             **self.tally.counts,
         )
 
@@ -334,6 +348,8 @@ class Hub:
         connection.close()
         self.relay.forget(connection)
         self.replacement.forget(connection)
+        if self.lead is not None:
+            self.lead.forget(connection)
 
     def _answer(self, connection: Connection, message: Message) -> None:
         if not connection.answer(message):
@@ -351,17 +367,26 @@ class Hub:
                 self.replacement.take(connection, message, self._descriptor_count())
             case Hello():
                 self._answer(connection, self._welcome())
+            case AskHead() | ReadLog():
+                if self.lead is None:
+                    raise ProtocolError("This hub leads no others: SIDEARM_HUBS is not the same.")
+                self.lead.take(connection, message)
             case Report() | Records() | Leave() | ReadRecords():
                 self.relay.take(connection, message)
 
     def _hear(self, message: Publish | Close | Lost) -> None:
         """Take what a worker tells all streams."""
+        if self.lead is not None and self.followed is not None:
+            self._take_entries(self.followed, self.lead.append(items_of(message)))
+            self.followed.moments.note(self.log.last)
+            self._inline.send()
+            return
         if self.followed is not None:
             self.tally.counts["refused_events"] += 1
             self.tally.warn(
                 "worker",
                 "A worker publishes to this hub, which follows %s: what it says was refused. Give"
-                " all processes of the application the same SIDEARM_BROKER.",
+                " all processes of the application the same SIDEARM_BROKER and SIDEARM_SOCKET.",
                 without_password(self._config.broker),
             )
             return
@@ -386,6 +411,7 @@ class Hub:
             records=True,
             events=True,
             log="" if self.followed is None else log.epoch,
+            hubs=self._config.hubs,
         )
 
     def _located(self, message: T) -> T:

@@ -1,13 +1,14 @@
 """The hub's figures as text: for people, and for Prometheus.
 
-Prometheus reads a text format (0.0.4) of three kinds of lines, and all values here are numbers
-without labels. That is written by hand: a client library would add megabytes to a process that
-holds ten thousand streams in a few.
+Prometheus reads a text format (0.0.4) of three kinds of lines, and all values here are numbers,
+with one label where there are several hubs. That is written by hand: a client library would add
+megabytes to a process that holds ten thousand streams in a few.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import msgspec
 
@@ -98,31 +99,44 @@ FIGURES = (
 )
 
 
-def exposition(figures: Figures) -> str:
-    """The figures in Prometheus's text format, version 0.0.4."""
+def exposition(hubs: Sequence[Figures]) -> str:
+    """The figures in Prometheus's text format, version 0.0.4; of several hubs with labels.
+
+    Args:
+        hubs: The figures of each hub.
+    """
     lines: list[str] = []
+    several = hubs[0].hubs > 1
     for figure in FIGURES:
-        value = getattr(figures, figure.field)
         lines += (
             f"# HELP {figure.name} {figure.meaning}",
             f"# TYPE {figure.name} {'counter' if figure.is_counter else 'gauge'}",
-            f"{figure.name} {value!r}",
         )
+        for figures in hubs:
+            label = f'{{hub="{figures.number}"}}' if several else ""
+            lines.append(f"{figure.name}{label} {getattr(figures, figure.field)!r}")
     return "\n".join(lines) + "\n"
 
 
-def as_json(figures: Figures) -> str:
-    """The figures as one JSON object, by the names of their fields."""
-    return msgspec.json.encode(msgspec.structs.asdict(figures)).decode()
+def as_json(hubs: Sequence[Figures]) -> str:
+    """The figures as one JSON object, by the names of their fields; of several hubs, a list."""
+    told = [msgspec.structs.asdict(figures) for figures in hubs]
+    return msgspec.json.encode({"hubs": told} if hubs[0].hubs > 1 else told[0]).decode()
 
 
-def table(figures: Figures) -> str:
-    """The figures for people: what there is, then what there was so far."""
-    lines = [f"The hub is process {figures.pid}; its log is {figures.epoch}."]
+def table(hubs: Sequence[Figures]) -> str:
+    """The figures for people: what there is, then what there was so far; a column for each hub."""
+    pids = [str(figures.pid) for figures in hubs]
+    epoch = hubs[0].epoch
+    lines = [f"The hub is process {pids[0]}; its log is {epoch}."]
+    if hubs[0].hubs > 1:
+        lines = [f"The hubs are processes {', '.join(pids)}; their log is {epoch}."]
+        lines += ["", "".join(f"{f'hub {figures.number}':>16}" for figures in hubs)]
     for wanted, heading in ((False, "Now"), (True, "So far")):
         lines += ["", heading]
         for figure in FIGURES:
             if figure.is_counter is wanted:
-                value = getattr(figures, figure.field)
-                lines.append(f"{value:>16,.0f}  {figure.field:<20}  {figure.meaning}")
+                values = [getattr(figures, figure.field) for figures in hubs]
+                cells = "".join(f"{value:>16,.0f}" for value in values)
+                lines.append(f"{cells}  {figure.field:<20}  {figure.meaning}")
     return "\n".join(lines)

@@ -12,7 +12,6 @@ import os
 import socket
 from collections.abc import Iterator
 
-from ..brokers import HUB
 from ..exceptions import HubError
 from . import platform, state
 from .config import HubConfig
@@ -39,6 +38,8 @@ def hand_over(hub: Hub, connection: Connection) -> None:
     """
     hub.let_go(connection)
     hub.admit_all()
+    if hub.lead is not None:
+        hub.lead.release()
     hub.was_replaced = hub.replacement.hand_over(connection, functools.partial(_tell, hub))
 
 
@@ -102,6 +103,7 @@ def _tell(hub: Hub, token: Token) -> Iterator[tuple[state.AnyPiece, list[int]]]:
         (connection.state() for connection in connections),
         (subscriber.state() for subscriber in hub.fanout.subscribers()),
         closings=hub.streams.closings.state(),
+        fed=() if hub.lead is None else hub.lead.kept(),
     )
 
 
@@ -109,14 +111,15 @@ def _build(config: HubConfig, collected: state.Collected) -> tuple[Hub, Token]:
     """A hub with all that its predecessor held, and the right to serve, which is still to take."""
     outline = collected.outline
     assert outline is not None  # noqa: S101  # it is whole
-    if (config.broker == HUB) != (outline.log.moments is None):
+    if config.follows != (outline.log.moments is not None):
         raise HubError(
-            "SIDEARM_BROKER has changed between the hub's own log and a broker's, and a hub cannot"
-            " go on in another log. Stop it, and start it anew.",
+            "SIDEARM_BROKER has changed between the hub's own log and a broker's, or SIDEARM_HUBS"
+            " between one hub and several, and a hub cannot go on in another log. Stop it, and"
+            " start it anew.",
             config.socket,
         )
     listener, lock, token, *metrics = collected.descriptors
-    kind = Log if config.broker == HUB else FollowedLog
+    kind = FollowedLog if config.follows else Log
     hub = Hub(
         config,
         Listener.inherit(config.socket, listener, lock),
@@ -140,6 +143,8 @@ def _restore(hub: Hub, collected: state.Collected, outline: state.Outline) -> No
     hub.replacement.failed = counts.get("failed_takeovers", 0)
     hub.relay.restore(outline.relay, [hub.restore_connection(each) for each in collected.workers])
     hub.streams.closings.restore(collected.closings)
+    if hub.lead is not None:
+        hub.lead.restore(collected.fed)
     for client in collected.clients:
         subscriber = Subscriber.restore(client)
         hub.fanout.restore(subscriber, client.state.channels)

@@ -27,6 +27,9 @@ A process that holds streams itself has one connection for all of them, in the r
 On it the hub sends, unasked and in order, what it does with its own streams: :class:`Events`,
 :class:`Gap`, :class:`Close` and :class:`Beat`. How each stream begins, the process asks by
 :class:`Fetch`, as for one that is polled.
+
+Hubs of one machine that share its streams follow the log of the first (:class:`AskHead`,
+:class:`ReadLog`; :mod:`~sidearm.hub.leading` tells how).
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ from ..exceptions import ProtocolError
 
 VERSION = 1
 LENGTH_BYTES = 4
+MAX_LISTED = 10_000  # channels in one answer
 HELLO_LIMIT = 1024  # bytes; a stranger cannot make the hub wait for more than this
 
 #: The role of a connection on which the hub tells all that happens.
@@ -50,6 +54,10 @@ PassedEvent: TypeAlias = tuple[str, bytes, int, bool]
 
 #: One event as a worker sends it: channel, body (its fields, without id and blank line), keep.
 PublishedEvent: TypeAlias = tuple[str, bytes, bool]
+
+#: An entry of the log as the leading hub tells it: its position, the one before, then what happened
+#: as a broker keeps it (:mod:`~sidearm.brokers.items`): kind, name, body.
+EntryWords: TypeAlias = tuple[int, int, str, str, bytes]
 
 #: One record as a process sends it: whether its round failed or dropped something, and its JSON.
 EncodedRecord: TypeAlias = tuple[bool, bytes]
@@ -65,8 +73,8 @@ class Hello(Message, frozen=True, array_like=True, tag="hello"):
     Attributes:
         version: The sender's :data:`VERSION`.
         role: What the connection is for: ``"publish"``, ``"handoff"``, ``"ask"``, ``"records"`` (of
-            a process that has some), ``"tasks"`` (of who reads them) or ``"successor"``, for
-            logs; and :data:`INLINE`, which means something.
+            a process that has some), ``"tasks"`` (of who reads them), ``"hub"`` (of one that
+            follows) or ``"successor"``, for logs; and :data:`INLINE`, which means something.
     """
 
     version: int
@@ -87,6 +95,7 @@ class Welcome(Message, frozen=True, array_like=True, tag="welcome"):
         log: Of a hub that follows a broker, names the log. ``epoch`` and ``offset`` then make
             positions that this hub alone knows: it can tell which place each stands for
             (:class:`Locate`). Empty: the log is the hub's own.
+        hubs: How many hubs of this machine share its streams.
     """
 
     version: int
@@ -97,6 +106,7 @@ class Welcome(Message, frozen=True, array_like=True, tag="welcome"):
     records: bool = False
     events: bool = False
     log: str = ""
+    hubs: int = 1
 
 
 class Refused(Message, frozen=True, array_like=True, tag="refused"):
@@ -307,6 +317,8 @@ class Figures(Message, frozen=True, array_like=True, tag="figures"):
         buffer_bytes: What waits for slow subscribers, where what several wait for counts once.
         takeovers: Hubs that took this log over from another so far.
         failed_takeovers: Replacements of a hub that failed.
+        hubs: Hubs of this machine that share its streams.
+        number: Which of them this is, from 0.
     """
 
     epoch: str
@@ -337,6 +349,8 @@ class Figures(Message, frozen=True, array_like=True, tag="figures"):
     buffer_bytes: int = 0
     takeovers: int = 0
     failed_takeovers: int = 0
+    hubs: int = 1
+    number: int = 0
 
 
 class ListChannels(Message, frozen=True, array_like=True, tag="list-channels"):
@@ -401,6 +415,47 @@ class TakeOver(Message, frozen=True, array_like=True, tag="take-over"):
 
     versions: tuple[int, ...]
     room: int
+
+
+class AskHead(Message, frozen=True, array_like=True, tag="ask-head"):
+    """Asks the leading hub what its log is just now; answered by :class:`Head`."""
+
+
+class Head(Message, frozen=True, array_like=True, tag="head"):
+    """The answer to :class:`AskHead`.
+
+    Attributes:
+        epoch: Names the log.
+        last: The position of its newest entry.
+    """
+
+    epoch: str
+    last: int
+
+
+class ReadLog(Message, frozen=True, array_like=True, tag="read-log"):
+    """Asks the leading hub for what comes after a position; answered by :class:`LogPart`.
+
+    Attributes:
+        after: The position.
+        wait: Whether the answer waits until there is something. Another question takes its place.
+    """
+
+    after: int
+    wait: bool
+
+
+class LogPart(Message, frozen=True, array_like=True, tag="log-part"):
+    """The answer to :class:`ReadLog`.
+
+    Attributes:
+        after: The position that was asked about.
+        entries: In order; not all of them, if there are many. None: another process leads from now
+            on, at the other end of the same connection.
+    """
+
+    after: int
+    entries: list[EntryWords]
 
 
 class Report(Message, frozen=True, array_like=True, tag="report"):
@@ -523,6 +578,8 @@ ToHub: TypeAlias = (
     | ListChannels
     | Replace
     | TakeOver
+    | AskHead
+    | ReadLog
     | Report
     | Records
     | Leave
@@ -537,6 +594,8 @@ FromHub: TypeAlias = (
     | Channels
     | Replacing
     | NotReplaced
+    | Head
+    | LogPart
     | SendRecords
     | Reporters
     | RecordsOf

@@ -81,7 +81,7 @@ class Metrics:
             return _response("404 Not Found", f"The figures are at {PATH}.\n")
         if method not in (b"GET", b"HEAD"):
             return _response("405 Method Not Allowed", "Use GET.\n", "Allow: GET, HEAD\r\n")
-        response = _response("200 OK", exposition(self._figures()), kind=CONTENT_TYPE)
+        response = _response("200 OK", exposition([self._figures()]), kind=CONTENT_TYPE)
         return response if method == b"GET" else response.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 
 from ..exceptions import HubError, ProtocolError
+from .config import socket_of
 from .link import Link
 from .messages import (
+    MAX_LISTED,
     Channels,
     Figures,
     FromHub,
@@ -73,8 +76,61 @@ def read_figures(socket_path: str) -> Figures:
     return answer
 
 
+def sockets_beside(socket_path: str) -> list[str]:
+    """The sockets of all hubs that share the streams of a machine, the first one first.
+
+    Args:
+        socket_path: Of the first.
+
+    Raises:
+        HubError: It does not say.
+    """
+    return [socket_of(socket_path, number) for number in range(read_figures(socket_path).hubs)]
+
+
+def read_all_figures(socket_path: str) -> tuple[list[Figures], list[str]]:
+    """The figures of all hubs, and why those of some are missing.
+
+    Args:
+        socket_path: Of the first.
+
+    Raises:
+        HubError: The first one's cannot be had; the message says why.
+    """
+    found = [read_figures(socket_path)]
+    problems = []
+    for number in range(1, found[0].hubs):
+        try:
+            found.append(read_figures(socket_of(socket_path, number)))
+        except HubError as error:
+            problems.append(str(error))
+    return found, problems
+
+
+def list_all_channels(socket_path: str, count: int) -> Channels:
+    """The channels that somebody listens to at any hub, the most subscribers first.
+
+    Args:
+        socket_path: Of the first hub.
+        count: How many are wanted at most.
+
+    Raises:
+        HubError: They cannot be had; the message says why.
+    """
+    paths = sockets_beside(socket_path)
+    if len(paths) == 1:
+        return list_channels(socket_path, count)
+    # A channel may be among the largest only in the sum.
+    each = [list_channels(path, MAX_LISTED) for path in paths]
+    subscribers: Counter[str] = Counter()
+    for listed in each:
+        subscribers.update(dict(listed.channels))
+    total = max(len(subscribers), *(listed.total for listed in each))
+    return Channels(subscribers.most_common(count), total)
+
+
 def list_channels(socket_path: str, count: int) -> Channels:
-    """The channels that somebody listens to, the most subscribers first.
+    """The channels that somebody listens to at one hub, the most subscribers first.
 
     Raises:
         HubError: They cannot be had; the message says why.

@@ -20,10 +20,11 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
 
-from ..brokers import Appender, Broker, Closing, Event, Item, Loss
+from ..brokers import Appender, Broker, Item
 from ..exceptions import BrokerError
 from .messages import LENGTH_BYTES, Close, Lost, Publish, PublishedEvent, decode_to_hub, encode
 from .pending import Chunk, Pending
+from .said import items_of
 
 BATCH_EVENTS = 1000
 BATCH_SIZE = 1 << 20  # bytes
@@ -238,18 +239,10 @@ class Publisher:
 
 def _items(chunk: Chunk) -> list[Item]:
     """What a chunk says, for the broker."""
-    match decode_to_hub(chunk.data[LENGTH_BYTES:]):
-        case Publish(events, ends):
-            return [
-                Event(channel, body, keep, number in ends)
-                for number, (channel, body, keep) in enumerate(events)
-            ]
-        case Close(tag, channels, _):
-            return [Closing(tag, channels)]
-        case Lost(channels):
-            return [Loss(channels)]
-        case other:
-            raise TypeError(f"A worker publishes no {other!r}.")
+    message = decode_to_hub(chunk.data[LENGTH_BYTES:])
+    if not isinstance(message, Publish | Close | Lost):
+        raise TypeError(f"A worker publishes no {message!r}.")
+    return items_of(message)
 
 
 def _start_all_after_fork() -> None:

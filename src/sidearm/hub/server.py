@@ -20,6 +20,7 @@ from .bridging import passed_on
 from .config import HubConfig
 from .core import Hub
 from .following import followed
+from .leader import Leader
 from .lulls import LULL
 from .metrics import Metrics
 from .reader import NoHub
@@ -163,8 +164,9 @@ class Server:
 
     def _open_broker(self) -> Broker | None:
         config = self.config
-        if config.broker == HUB:
-            return None
+        if config.broker.startswith(HUB):
+            leader = config.broker.removeprefix(HUB)
+            return Leader(leader) if leader else None
         return open_broker(config.broker, config.broker_key, config.broker_limits())
 
     def _open_hub(self) -> Hub:

@@ -18,11 +18,12 @@ from typing import NamedTuple, TypeAlias, TypeVar
 import msgspec
 
 from ..exceptions import ProtocolError
-from .messages import EncodedRecord, Message, Refused
+from .messages import EncodedRecord, EntryWords, Message, Refused
 
 STATE_VERSION = 1
 PIECE_SIZE = 1 << 20  # bytes of frames in one piece, unless one frame alone is larger
 EVENTS_AT_ONCE = 5000
+ENTRIES_AT_ONCE = 50
 # Linux takes 253 descriptors in one message (SCM_MAX_FD); a worker may hold one beside its own.
 CLIENTS_AT_ONCE = 200
 WORKERS_AT_ONCE = 100
@@ -156,6 +157,12 @@ class History(Piece, frozen=True, array_like=True, tag="history"):
     events: list[tuple[int, str, int]]
 
 
+class Fed(Piece, frozen=True, array_like=True, tag="fed"):
+    """Entries of the log that other hubs follow, oldest first; only where some do."""
+
+    entries: list[EntryWords]
+
+
 class WorkerState(msgspec.Struct, frozen=True, array_like=True):
     """A connection of a worker. Its descriptors: its own, then each that is held.
 
@@ -222,7 +229,7 @@ class End(Piece, frozen=True, array_like=True, tag="end"):
     """The last piece: nothing is missing."""
 
 
-AnyPiece: TypeAlias = Outline | Closed | Frames | History | Workers | Clients | End
+AnyPiece: TypeAlias = Outline | Closed | Fed | Frames | History | Workers | Clients | End
 
 _decoder: msgspec.msgpack.Decoder[AnyPiece | Refused] = msgspec.msgpack.Decoder(AnyPiece | Refused)
 
@@ -302,6 +309,7 @@ def pieces(
     clients: Iterable[Client],
     *,
     closings: Iterable[ClosedState] = (),
+    fed: Iterable[EntryWords] = (),
 ) -> Iterator[tuple[AnyPiece, list[int]]]:
     """Cut a hub's state into pieces, each with its descriptors.
 
@@ -312,10 +320,13 @@ def pieces(
         workers: Their connections, in the order that the relay's part counts in.
         clients: The subscribers.
         closings: Which streams were closed of late.
+        fed: The entries of the log that other hubs follow.
     """
     yield outline, descriptors
     for closed in _batches(closings, EVENTS_AT_ONCE):
         yield Closed(closed), []
+    for entries in _batches(fed, ENTRIES_AT_ONCE):
+        yield Fed(entries), []
     numbers = Numbers()
     for some in _batches(history, EVENTS_AT_ONCE):
         events = [(time, channel, numbers.number(frame)) for time, channel, frame in some]
@@ -349,6 +360,7 @@ class Collected:
         workers: The workers' connections.
         clients: The subscribers.
         closings: Which streams were closed of late.
+        fed: The entries of the log that other hubs follow.
         is_whole: Whether the end has come.
     """
 
@@ -359,6 +371,7 @@ class Collected:
         self.workers: list[Worker] = []
         self.clients: list[Client] = []
         self.closings: list[ClosedState] = []
+        self.fed: list[EntryWords] = []
         self.is_whole = False
         self._frames: list[bytes] = []
 
@@ -368,17 +381,14 @@ class Collected:
         Raises:
             ProtocolError: It does not fit what came before, or its descriptors are not all there.
         """
-        if len(descriptors) != piece.descriptor_count():
-            raise ProtocolError(
-                f"{len(descriptors)} descriptors came where {piece.descriptor_count()} were told."
-            )
-        if (self.outline is None) != isinstance(piece, Outline) or self.is_whole:
-            raise ProtocolError(f"The piece {type(piece).__name__} came out of order.")
+        self._check(piece, descriptors)
         match piece:
             case Outline():
                 self.outline, self.descriptors = piece, descriptors
             case Closed():
                 self.closings += piece.closings
+            case Fed():
+                self.fed += piece.entries
             case Frames():
                 self._frames += piece.frames
             case History():
@@ -389,6 +399,14 @@ class Collected:
                 self._take_clients(piece, descriptors)
             case End():
                 self.is_whole = True
+
+    def _check(self, piece: AnyPiece, descriptors: list[int]) -> None:
+        if len(descriptors) != piece.descriptor_count():
+            raise ProtocolError(
+                f"{len(descriptors)} descriptors came where {piece.descriptor_count()} were told."
+            )
+        if (self.outline is None) != isinstance(piece, Outline) or self.is_whole:
+            raise ProtocolError(f"The piece {type(piece).__name__} came out of order.")
 
     def _take_workers(self, piece: Workers, descriptors: list[int]) -> None:
         start = 0

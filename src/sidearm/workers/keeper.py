@@ -15,10 +15,9 @@ from collections.abc import Mapping, Sequence
 
 from ..exceptions import StartError
 from ..logs import speaker
+from .hubs import HUB, name_of
 from .lifeline import end_with_parent
 from .processes import Child, Service, Supervisor
-
-HUB = "The hub"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -40,14 +39,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with contextlib.suppress(OSError):  # nobody listens any more
             os.write(options.ready, b"{}\n")
 
-    service = Service(
-        name=HUB,
-        program=("-m", "sidearm.workers.own_hub"),
-        arguments=("--app", options.app, *(("--replace",) if options.replace else ())),
-        succeeds=True,
-    )
+    def service(number: int, count: int) -> Service:
+        return Service(
+            name=name_of(number, count),
+            program=("-m", "sidearm.workers.own_hub"),
+            arguments=(
+                *("--app", options.app, "--number", str(number)),
+                *(("--replace",) if options.replace else ()),
+            ),
+            succeeds=True,
+        )
+
+    def others(children: Mapping[str, Child]) -> Sequence[Service]:
+        """The other hubs, if there are several: only the first knows the application's settings."""
+        count = (children[HUB].ready or {}).get("hubs", 1)
+        return [service(number, count) for number in range(len(children), count)]
+
     supervisor = Supervisor(
-        (service,), say=speaker("hub"), on_ready=tell, on_stop=lambda _failure: None
+        (service(0, 1),),
+        say=speaker("hub"),
+        on_ready=tell,
+        on_stop=lambda _failure: None,
+        more=others,
     )
     try:
         supervisor.run()

@@ -37,13 +37,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--ready", type=int, required=True)
     parser.add_argument("--app", required=True, metavar="URI", help="as gunicorn takes it")
     parser.add_argument("--replace", action="store_true")
+    parser.add_argument("--number", type=int, default=0, help="which of several hubs, from 0")
     options = parser.parse_args(arguments)
 
     from gunicorn.util import import_app
 
     end_with_parent(options.lifeline)
     try:
-        config = config_of(find_flask(import_app(options.app), options.app))
+        config = config_of(find_flask(import_app(options.app), options.app)).of(options.number)
     except StartError as error:
         sys.stderr.write(f"{error}\n")
         return 1
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             " stands by."
         )
         with contextlib.suppress(OSError):  # nobody listens any more
-            os.write(options.ready, b"{}\n")
+            os.write(options.ready, b'{"hubs": %d}\n' % config.hubs)
 
     if not options.replace:
         wait_for_turn(config.socket, stand_by)

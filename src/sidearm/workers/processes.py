@@ -264,6 +264,8 @@ class Supervisor:
         notifier: Tells a service manager, if there is one.
         drain: Seconds between the signal and the first stop, in which all goes on.
         on_drain: Called when they begin.
+        more: Called before ``on_ready``: which services are to be started, too, by what the others
+            have said.
     """
 
     def __init__(
@@ -276,6 +278,7 @@ class Supervisor:
         notifier: Notifier | None = None,
         drain: float = 0.0,
         on_drain: Callable[[], None] = lambda: None,
+        more: Callable[[Mapping[str, Child]], Sequence[Service]] = lambda _children: (),
     ) -> None:
         self._children = {service.name: Child(service) for service in services}
         self._successors: dict[str, Child] = {}
@@ -286,6 +289,7 @@ class Supervisor:
         self._on_stop = on_stop
         self._drain = drain
         self._on_drain = on_drain
+        self._more = more
         self._drained: float | None = None  # when draining is over, by the monotonic clock
         self._notifier = notifier or Notifier({})
         self._sign_of_life = 0.0  # when the next is due, by the monotonic clock
@@ -538,6 +542,9 @@ class Supervisor:
         if again and child.process is not None:
             self._say(f"{child.service.name} is back (process {child.process.pid}).")
         if not self._announced and all(c.ready is not None for c in self._children.values()):
+            if more := self._more(self._children):
+                self._children |= {service.name: Child(service) for service in more}
+                return
             self._announced = True
             self._on_ready(self._children)
             self._notifier.ready()

@@ -15,15 +15,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ..exceptions import HubError, StartError
-from ..hub.config import HubConfig
-from ..hub.listener import Listener
+from ..exceptions import StartError
+from .hubs import Row
 from .listener import keep_silent_ones_back, name_of, open_listener
 from .processes import Child, Service, Supervisor
 from .systemd import Notifier, take_listeners
 
 WEB = "The web server"
-HUB = "The hub"
 DESCRIPTORS = 32  # that `up` may need itself, with two children that are being replaced
 
 
@@ -34,17 +32,17 @@ class Site:
     Attributes:
         app_import_path: As ``flask --app`` takes it; None: as Flask finds it by itself.
         app_name: As it stands in messages.
-        hub: The hub's configuration.
+        hubs: The hub, or several.
         host: The address of the pages.
         port: Its port; 0 takes a free one. What the service manager has opened goes before both.
         gunicorn: Arguments for gunicorn.
         drain: Seconds in which it goes on serving, but says that it is not ready, before it stops.
-        log_format: ``"text"`` or ``"json"``, of every process.
+        log_format: ``"text"`` or ``"json"``, of the web workers.
     """
 
     app_import_path: str | None
     app_name: str
-    hub: HubConfig
+    hubs: Row
     host: str
     port: int
     gunicorn: tuple[str, ...] = ()
@@ -64,7 +62,7 @@ class Site:
         check_platform()
         check_descriptors()
         notifier, listeners = Notifier(os.environ), take_listeners()
-        self.sweep()
+        self.hubs.sweep()
         with contextlib.ExitStack() as stack:
             for listener in listeners:
                 keep_silent_ones_back(listener)
@@ -93,7 +91,7 @@ class Site:
 
             try:
                 Supervisor(
-                    (self.hub_service(), self.web_service(listeners, draining)),
+                    (*self.hubs.services(), self.web_service(listeners, draining)),
                     say=say,
                     on_ready=say_ready,
                     on_stop=close,
@@ -102,26 +100,7 @@ class Site:
                     on_drain=drain,
                 ).run()
             finally:
-                # A hub that was killed leaves its socket; one that began since then keeps its own.
-                with contextlib.suppress(HubError):
-                    self.sweep()
-
-    def sweep(self) -> None:
-        """Open and close the hub's door: finds out whether it can be had, and leaves it clean.
-
-        Raises:
-            HubError: It cannot be had.
-        """
-        Listener(self.hub.socket).close()
-
-    def hub_service(self) -> Service:
-        return Service(
-            name=HUB,
-            program=("-m", "sidearm.hub"),
-            arguments=(self.hub.to_json(), "--log-format", self.log_format),
-            environment=self.hub.environment(),
-            succeeds=True,
-        )
+                self.hubs.sweep_quietly()
 
     def web_service(self, listeners: Sequence[socket.socket], draining: int) -> Service:
         app = () if self.app_import_path is None else ("--app", self.app_import_path)
@@ -137,7 +116,7 @@ class Site:
                 *("--", *self.gunicorn),
             ),
             descriptors=(*descriptors, draining),
-            environment={"SIDEARM_SOCKET": self.hub.socket},
+            environment={"SIDEARM_SOCKET": self.hubs.config.socket},
             reloads=True,
             checks=True,
         )
@@ -150,7 +129,7 @@ class Site:
         return (
             f"Sidearm serves {self.app_name} on {address} (Ctrl-C stops it)",
             f"  web  {describe_workers(children[WEB].ready or {})}",
-            f"  hub  process {_pid(children[HUB])}, socket {self.hub.socket}",
+            f"  hub  {self.hubs.describe(children)}",
         )
 
 
@@ -197,7 +176,3 @@ def describe_workers(facts: Mapping[str, Any]) -> str:
     kind = facts.get("worker_class", "sync")
     blocking = ", blocking" if kind in ("sync", "gthread") else ""
     return f"{count} {workers} (gunicorn, {kind}{each}{blocking})"
-
-
-def _pid(child: Child) -> str:
-    return str(child.process.pid) if child.process is not None else "gone"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
 from processes import ends_of, family
+from redis_clusters import RedisCluster
 
 from sidearm.brokers import scripts, sql
 from sidearm.testing import PostgresServer, RedisServer
@@ -21,16 +22,15 @@ redis = pytest.importorskip("redis", reason="pip install 'sidearm[redis]'")
 psycopg = pytest.importorskip("psycopg", reason="pip install 'sidearm[postgresql]'")
 
 
-class Store(Protocol):
-    """A server that holds logs.
+class Contents(Protocol):
+    """What is in a server, or several, that hold logs.
 
     Attributes:
-        server: The server.
         url: How brokers find it.
     """
 
-    server: Server
-    url: str
+    @property
+    def url(self) -> str: ...
 
     def length(self, key: str) -> int:
         """How many entries a log has."""
@@ -47,6 +47,16 @@ class Store(Protocol):
     def mark(self, key: str) -> None:
         """Mark the time in a log that keeps nothing that is older."""
         ...
+
+
+class Store(Contents, Protocol):
+    """A server that holds logs.
+
+    Attributes:
+        server: The server.
+    """
+
+    server: Server
 
     def cut(self) -> None:
         """Cut every connection."""
@@ -73,7 +83,55 @@ class Store(Protocol):
         ...
 
 
-class RedisStore:
+class _RedisContents:
+    """What is in a Redis, however it is found."""
+
+    def client(self) -> Any:
+        """A client for all of it."""
+        raise NotImplementedError
+
+    def length(self, key: str) -> int:
+        return int(self._command("XLEN", f"{{{key}}}:log"))
+
+    def empty(self) -> None:
+        with closing(self.client()) as client:
+            client.flushall()
+
+    def renew(self, key: str, epoch: str) -> None:
+        with closing(self.client()) as client:
+            keys = [f"{{{key}}}:log", f"{{{key}}}:state"]
+            before = client.hget(keys[1], "epoch")
+            client.register_script(scripts.RENEW)(keys=keys, args=[before, epoch])
+
+    def mark(self, key: str) -> None:
+        with closing(self.client()) as client:
+            keys = [f"{{{key}}}:log", f"{{{key}}}:state"]
+            client.register_script(scripts.HEAD)(keys=keys, args=["0123456789", "0", "0", "0"])
+
+    def _command(self, *words: str) -> Any:
+        with closing(self.client()) as client:
+            return client.execute_command(*words)
+
+
+class ClusterStore(_RedisContents):
+    """A Redis Cluster.
+
+    Attributes:
+        cluster: It.
+    """
+
+    def __init__(self) -> None:
+        self.cluster = RedisCluster()
+
+    @property
+    def url(self) -> str:
+        return self.cluster.url
+
+    def client(self) -> Any:
+        return redis.RedisCluster.from_url(self.cluster.nodes[0].url)
+
+
+class RedisStore(_RedisContents):
     """Redis, or Valkey."""
 
     def __init__(self, *args: str) -> None:
@@ -83,22 +141,8 @@ class RedisStore:
     def url(self) -> str:
         return self.server.url
 
-    def length(self, key: str) -> int:
-        return int(self._command("XLEN", f"{{{key}}}:log"))
-
-    def empty(self) -> None:
-        self._command("FLUSHALL")
-
-    def renew(self, key: str, epoch: str) -> None:
-        with closing(redis.Redis.from_url(self.url)) as client:
-            keys = [f"{{{key}}}:log", f"{{{key}}}:state"]
-            before = client.hget(keys[1], "epoch")
-            client.register_script(scripts.RENEW)(keys=keys, args=[before, epoch])
-
-    def mark(self, key: str) -> None:
-        with closing(redis.Redis.from_url(self.url)) as client:
-            keys = [f"{{{key}}}:log", f"{{{key}}}:state"]
-            client.register_script(scripts.HEAD)(keys=keys, args=["0123456789", "0", "0", "0"])
+    def client(self) -> Any:
+        return redis.Redis.from_url(self.url)
 
     def cut(self) -> None:
         self._command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")
@@ -119,10 +163,6 @@ class RedisStore:
     def restore(self) -> None:
         self.kill()
         self.server.restart()
-
-    def _command(self, *words: str) -> Any:
-        with closing(redis.Redis.from_url(self.url)) as client:
-            return client.execute_command(*words)
 
 
 class PostgreSQLStore:

@@ -144,11 +144,13 @@ class Stream:
 
 
 def publish_all(hub: HubClient, events: Iterable[PublishedEvent]) -> None:
-    """Publish, and wait until the hub has every event."""
+    """Publish, and wait until the hub has every event, and the one with the next stream too."""
     batch = list(events)
-    before = figures_of(hub.socket_path).published
+    paths = {hub.socket_path, hub.path_of(hub.position())}
+    expected = {path: figures_of(path).published + len(batch) for path in paths}
     hub.publish(batch)
-    wait_for(hub.socket_path, lambda figures: figures.published >= before + len(batch))
+    for path, count in expected.items():
+        wait_for(path, lambda figures, count=count: figures.published >= count)
 
 
 @contextmanager

@@ -345,8 +345,8 @@ class Settings:
             "unit": "",
             "meaning": "Where the log of events is: in the hub ('hub:'), or in a Redis or Valkey"
             " that every hub and every worker can reach, such as 'redis://127.0.0.1:6379/0'"
-            " (`rediss://` with TLS), or 'redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DATABASE',"
-            " or in PostgreSQL: 'postgresql://USER:PASSWORD@HOST:PORT/DATABASE'. They need"
+            " (`rediss://` with TLS), 'redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DATABASE' or"
+            " 'redis+cluster://HOST:PORT,HOST:PORT', or in PostgreSQL: 'postgresql://USER:PASSWORD@HOST:PORT/DATABASE'. They need"
             " `pip install 'sidearm[redis]'` and `'sidearm[postgresql]'`.",
         },
     )

@@ -21,6 +21,7 @@ from broker_sites import Site
 from broker_stores import PostgreSQLStore, RedisStore, Store
 from hub_streams import PATIENCE, Stream, event, figures_of, wait_for
 from needed import or_skip
+from redis_clusters import RedisCluster
 
 from sidearm.testing import RedisServer
 from sidearm.testing.servers import Server
@@ -428,3 +429,33 @@ def test_h6_a_failover(server: RedisServer, sentinel: tuple[RedisServer, str]) -
         show.wait_for_more()
         show.wait_for_more(1)
         check_once(show, show.end())
+
+
+@pytest.fixture
+def cluster() -> Iterator[RedisCluster]:
+    with or_skip(lambda: RedisCluster(replicas=1)) as cluster:
+        yield cluster
+
+
+def test_h6_a_cluster_loses_the_node_with_the_log(cluster: RedisCluster) -> None:
+    """Its replica takes over, and all find it: as for any failover."""
+    with Show(cluster.url) as show:
+        show.wait_for_more()
+        show.wait_for_more(1)
+        cluster.node_of(show.site.key).kill()
+        show.wait_for_more()
+        show.wait_for_more(1)
+        check_once(show, show.end())
+
+
+def test_h6_a_cluster_gives_the_log_to_another_node(cluster: RedisCluster) -> None:
+    """Three times, while everybody publishes and listens: nothing is lost, nothing comes twice."""
+    with Show(cluster.url) as show:
+        for _ in range(3):
+            show.wait_for_more()
+            show.wait_for_more(1)
+            new = cluster.move_slot(show.site.key)
+            assert cluster.node_of(show.site.key) is new
+        show.wait_for_more()
+        show.wait_for_more(1)
+        check_complete(show, show.end())

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from broker_sites import Row, Site
-from broker_stores import PostgreSQLStore, RedisStore, Store
+from broker_stores import ClusterStore, Contents, PostgreSQLStore, RedisStore, Store
 from flask import Flask
 from hub_streams import PATIENCE, Stream, event, publish_all, wait_for, wait_for_hub
 from needed import or_skip
@@ -52,12 +52,19 @@ def postgresql_store() -> Iterator[Store]:
         yield store
 
 
-STORES = ["redis", "postgresql"]
+@pytest.fixture(scope="module", autouse=True)
+def cluster_store() -> Iterator[ClusterStore]:
+    store = or_skip(ClusterStore)
+    with store.cluster:
+        yield store
 
 
-def store_named(name: str, request: pytest.FixtureRequest) -> Store:
-    """The server of a broker."""
-    store: Store = request.getfixturevalue(f"{name}_store")
+STORES = ["redis", "cluster", "postgresql"]
+
+
+def store_named(name: str, request: pytest.FixtureRequest) -> Contents:
+    """What is in a broker."""
+    store: Contents = request.getfixturevalue(f"{name}_store")
     return store
 
 
@@ -437,10 +444,10 @@ class TestStores:
         return kind
 
     @pytest.fixture
-    def store(self, log: str, request: pytest.FixtureRequest) -> Store:
+    def store(self, log: str, request: pytest.FixtureRequest) -> Contents:
         return store_named(log, request)
 
-    def test_e3_trimmed_history_is_a_gap(self, store: Store) -> None:
+    def test_e3_trimmed_history_is_a_gap(self, store: Contents) -> None:
         """Who comes back for what was trimmed gets the gap, and who has missed nothing does not."""
         with Site(store.url, history_bytes=1) as site:
             here = site.worker(site.hub())
@@ -460,7 +467,7 @@ class TestStores:
             # 4 MiB are the least.
             assert store.length(site.key) < 15
 
-    def test_e3_an_emptied_broker_is_a_gap(self, site: Site, store: Store) -> None:
+    def test_e3_an_emptied_broker_is_a_gap(self, site: Site, store: Contents) -> None:
         """Clients stay, hear of the gap by themselves, and go on in the new log."""
         worker = site.worker(site.hub())
         with Stream(worker, "a") as source:
@@ -479,7 +486,7 @@ class TestStores:
         with Stream(worker, "a", last_event_id=told["position"]) as again:
             assert again.data(1) == ["two"]
 
-    def test_e3_a_new_log_is_heard_from_its_beginning(self, site: Site, store: Store) -> None:
+    def test_e3_a_new_log_is_heard_from_its_beginning(self, site: Site, store: Contents) -> None:
         """What is published to it before a hub sees that it is new follows the gap."""
         hub = site.hub()
         worker = site.worker(hub)
@@ -494,14 +501,14 @@ class TestStores:
             gap_of(source)
             assert source.data(1) == ["two"]
 
-    def test_e3_a_quiet_log_does_not_grow(self, site: Site, store: Store) -> None:
+    def test_e3_a_quiet_log_does_not_grow(self, site: Site, store: Contents) -> None:
         """Where nothing is published, each mark of the time takes an old one with it."""
         site.worker(site.hub())
         for _ in range(50):
             store.mark(site.key)
         assert store.length(site.key) <= 3
 
-    def test_e3_a_renewed_epoch_is_seen_in_a_busy_log(self, site: Site, store: Store) -> None:
+    def test_e3_a_renewed_epoch_is_seen_in_a_busy_log(self, site: Site, store: Contents) -> None:
         """Another hub has found out that entries are lost; this one had not read them."""
         hub = site.hub()
         worker = site.worker(hub)
@@ -569,6 +576,42 @@ def test_e5_the_bridge_hears_once_and_notices_a_server_that_vanishes(
             await bridge.close()
 
     asyncio.run(listen())
+
+
+def test_e5_the_bridge_hears_whichever_node_it_was_said_at(cluster_store: ClusterStore) -> None:
+    """A Cluster passes a message on to all of its nodes."""
+    cluster = cluster_store.cluster
+
+    async def listen() -> None:
+        bridge = open_broker(cluster.url, "k", Limits(1, 1)).bridge(["stock"])
+        try:
+            await bridge.receive(0.1)
+            heard: list[tuple[str, bytes]] = []
+            for number, node in enumerate(cluster.nodes):
+                node.ask("PUBLISH", "stock", number)
+                while len(heard) <= number:
+                    heard += await bridge.receive(1)
+            assert heard == [("stock", b"%d" % number) for number in range(len(cluster.nodes))]
+        finally:
+            await bridge.close()
+
+    asyncio.run(listen())
+
+
+def test_e5_one_node_of_a_cluster_does_not_do(cluster_store: ClusterStore) -> None:
+    """Named as if it were alone, it says how a Cluster is named."""
+    cluster = cluster_store.cluster
+    other = next(node for node in cluster.nodes if node is not cluster.node_of("k"))
+
+    async def ask() -> None:
+        reader = open_broker(other.url, "k", Limits(1, 1)).reader()
+        try:
+            with pytest.raises(BrokerError, match=r"give 'redis\+cluster://HOST:PORT'"):
+                await reader.head()
+        finally:
+            await reader.close()
+
+    asyncio.run(ask())
 
 
 def _place_of(worker: HubClient) -> str:

@@ -19,20 +19,18 @@ import importlib.util
 import re
 from collections.abc import Sequence
 from typing import NamedTuple, Protocol, TypeAlias
-from urllib.parse import parse_qs, unquote, urlsplit
 
 from ..exceptions import BrokerError
+from . import redis_urls
 
 #: The hub's own log: there is no broker.
 HUB = "hub:"
 
-SENTINEL = "redis+sentinel"
-SENTINEL_PORT = 26379
-_REDIS = ("redis", "rediss", SENTINEL)
 _POSTGRESQL = ("postgresql", "postgres")
 _KNOWN = (
     "'hub:' (the hub's own log), 'redis://HOST:PORT/DATABASE' ('rediss://...' with TLS),"
-    " 'redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DATABASE' or"
+    " 'redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DATABASE',"
+    " 'redis+cluster://HOST:PORT,HOST:PORT' or"
     " 'postgresql://USER:PASSWORD@HOST:PORT/DATABASE'"
 )
 LEAST_AGE = 60.0  # seconds
@@ -226,21 +224,13 @@ def check_url(url: str) -> None:
     """
     if url == HUB:
         return
-    scheme = url.partition(":")[0]
+    scheme = redis_urls.scheme_of(url)
     if is_postgresql(url):
         _check_postgresql(url)
         return
-    if scheme not in _REDIS:
+    if scheme not in redis_urls.SCHEMES:
         raise ValueError(f"There is no broker {scheme + ':'!r}. Give {_KNOWN}.")
-    if not _names_server(url):
-        raise ValueError(f"Give {_KNOWN}, such as 'redis://127.0.0.1:6379/0'.")
-    options = parse_qs(urlsplit(url).query, keep_blank_values=True)
-    unknown = [name for name in options if not (scheme == "rediss" and name.startswith("ssl_"))]
-    if unknown:
-        raise ValueError(
-            f"It has the option {unknown[0]!r}. Only those of TLS can be given (rediss://...?ssl_...);"
-            " a password stands before the host."
-        )
+    redis_urls.check(url, _KNOWN)
     if importlib.util.find_spec("redis") is None:
         raise ValueError("It needs the package redis: pip install 'sidearm[redis]'.")
 
@@ -268,69 +258,7 @@ def _check_postgresql(url: str) -> None:
 
 def is_postgresql(url: str) -> bool:
     """Whether a broker's URL is one of PostgreSQL."""
-    return url.partition(":")[0] in _POSTGRESQL
-
-
-class SentinelAddress(NamedTuple):
-    """What a URL says of a Redis that Sentinels watch.
-
-    Attributes:
-        hosts: The Sentinels.
-        service: The name of the primary.
-        database: Its database.
-        username: For Redis itself.
-        password: For Redis itself.
-    """
-
-    hosts: list[tuple[str, int]]
-    service: str
-    database: int
-    username: str | None
-    password: str | None
-
-
-def read_sentinel_url(url: str) -> SentinelAddress:
-    """Read ``redis+sentinel://USER:PASSWORD@HOST:PORT,HOST:PORT/SERVICE/DATABASE``.
-
-    Raises:
-        ValueError: It is none.
-    """
-    parts = urlsplit(url)
-    credentials, _, netloc = parts.netloc.rpartition("@")
-    username, _, password = credentials.partition(":")
-    hosts = []
-    for each in netloc.split(","):
-        host = urlsplit(f"//{each}")
-        if not host.hostname or host.port == 0:
-            raise ValueError(f"{each!r} is no host.")
-        hosts.append((host.hostname, host.port or SENTINEL_PORT))
-    service, _, database = parts.path.lstrip("/").partition("/")
-    if not service or parts.fragment or not (database or "0").isdecimal():
-        raise ValueError("The path is the service's name, then the database's number.")
-    return SentinelAddress(
-        hosts, service, int(database or 0), unquote(username) or None, unquote(password) or None
-    )
-
-
-def _names_server(url: str) -> bool:
-    if url.startswith(f"{SENTINEL}:"):
-        try:
-            read_sentinel_url(url)
-        except ValueError:
-            return False
-        return True
-    try:
-        parts = urlsplit(url)
-        port = parts.port
-    except ValueError:
-        return False
-    database = parts.path.strip("/")
-    return bool(
-        parts.hostname
-        and port != 0
-        and not parts.fragment
-        and (not database or database.isdecimal())
-    )
+    return redis_urls.scheme_of(url) in _POSTGRESQL
 
 
 def without_password(url: str) -> str:

@@ -6,78 +6,65 @@ with its number, and a follower that was cut off has to look what has become of 
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
 
 import redis
-import redis.asyncio
-from redis.asyncio.retry import Retry as AsyncRetry
-from redis.asyncio.sentinel import Sentinel as AsyncSentinel
-from redis.backoff import NoBackoff
-from redis.exceptions import RedisError
-from redis.retry import Retry
-from redis.sentinel import Sentinel
+from redis.exceptions import MovedError, RedisError
 
-from . import (
-    SENTINEL,
-    Entry,
-    Item,
-    Limits,
-    LogHead,
-    read_sentinel_url,
-    scripts,
-    unusable,
-    without_password,
-)
+from ..exceptions import BrokerError
+from . import Entry, Item, Limits, LogHead, scripts, unusable, without_password
 from .items import item_of, words_of
-from .pace import CONNECT_PATIENCE, PATIENCE, QUIET, READ_COUNT, SENDER_AGE, ReadPace
+from .pace import PATIENCE, QUIET, READ_COUNT, SENDER_AGE, ReadPace
+from .redis_places import Place, place_of
+from .redis_urls import is_cluster
 
 KNOWN_CHANNELS = 10_000
 NANOSECONDS = 1_000_000  # in a millisecond, and sequence numbers in one of an id
-
-T = TypeVar("T")
 
 
 class RedisBroker:
     """A log in Redis.
 
     Args:
-        url: Where it is, as redis-py takes it.
+        url: Where it is.
         key: What its keys begin with.
         limits: How much is kept.
     """
 
     def __init__(self, url: str, key: str, limits: Limits) -> None:
         self.name = without_password(url)
-        self._url = url
-        self._limits = _limit_words(limits)
         self._key = f"{{{key}}}"
+        self._place = place_of(url, self._key)
+        self._limits = _limit_words(limits)
         self._pace = ReadPace()
 
     def appender(self) -> RedisAppender:
         """A worker's end, not connected yet."""
-        return RedisAppender(self._url, self.name, self._key, self._limits)
+        return RedisAppender(self._place, self.name, self._key, self._limits)
 
     def reader(self) -> RedisReader:
         """A hub's end, not connected yet."""
-        return RedisReader(self._url, self.name, self._key, self._limits, self._pace)
+        return RedisReader(self._place, self.name, self._key, self._limits, self._pace)
 
     def bridge(self, patterns: Sequence[str]) -> RedisBridge:
         """An ear for ``PUBLISH``, not connected yet."""
-        return RedisBridge(self._url, self.name, patterns)
+        return RedisBridge(self._place, self.name, patterns)
 
 
 class RedisAppender:
     """A worker's end."""
 
-    def __init__(self, url: str, name: str, key: str, limits: Sequence[str]) -> None:
+    def __init__(self, place: Place, name: str, key: str, limits: Sequence[str]) -> None:
+        self._place = place
         self._name = name
         self._key = key
         self._limits = [str(SENDER_AGE), *limits]
-        self._client = _connect(redis.Redis, Sentinel, url, Retry(NoBackoff(), 0))
-        self._append: Callable[..., Any] = self._client.register_script(scripts.APPEND)
+        self._client: Any = None
+        self._append: Callable[..., Any] | None = None
 
     def append(self, sender: str, number: int, items: Sequence[Item]) -> None:
         """Append items in order, all or none of them, and once however often it is called."""
@@ -86,48 +73,52 @@ class RedisAppender:
             arguments += words_of(item)
         keys = [f"{self._key}:log", f"{self._key}:state", f"{self._key}:sender:{sender}"]
         try:
+            if self._append is None:
+                self._client = self._place.client()
+                self._append = self._client.register_script(scripts.APPEND)
             self._append(keys=keys, args=arguments)
         except (RedisError, OSError) as error:
-            raise unusable(self._name, error) from error
+            self._place.failed()
+            self.close()
+            raise _unusable(self._name, error) from error
 
     def close(self) -> None:
         """Hang up."""
-        self._client.close()
+        client, self._client, self._append = self._client, None, None
+        if client is not None:
+            client.close()
 
 
 class RedisReader:
     """A hub's end."""
 
     def __init__(
-        self, url: str, name: str, key: str, limits: Sequence[str], pace: ReadPace
+        self, place: Place, name: str, key: str, limits: Sequence[str], pace: ReadPace
     ) -> None:
+        self._place = place
         self._name = name
         self._limits = limits
         self._pace = pace
         self._log = f"{key}:log"
         self._keys = [self._log, f"{key}:state"]
-        self._client = _connect(redis.asyncio.Redis, AsyncSentinel, url, AsyncRetry(NoBackoff(), 0))
-        self._head = self._client.register_script(scripts.HEAD)
-        self._renew = self._client.register_script(scripts.RENEW)
+        self._client: Any = None
 
     async def head(self) -> LogHead:
         """What the log is just now; begins one where there is none."""
         arguments = [secrets.token_hex(5), str(int(QUIET * 1000)), *self._limits]
-        try:
-            epoch, last = await self._head(keys=self._keys, args=arguments)
-        except (RedisError, OSError) as error:
-            raise unusable(self._name, error) from error
+        epoch, last = await self._run(scripts.HEAD, arguments)
         return LogHead(epoch.decode(), position_of(last))
 
     async def read(self, after: int, seconds: float) -> list[Entry]:
         """The entries after a position, in order."""
         block = max(1, int(min(seconds, PATIENCE / 2) * 1000)) if seconds else None
-        try:
-            found = await self._client.xread({self._log: id_of(after)}, self._pace.count, block)
-        except (RedisError, OSError) as error:
-            if isinstance(error, redis.TimeoutError | TimeoutError):
+        with self._errors():
+            client = await self._connected()
+            try:
+                found = await client.xread({self._log: id_of(after)}, self._pace.count, block)
+            except (redis.TimeoutError, TimeoutError):
                 self._pace.timed_out()
-            raise unusable(self._name, error) from error
+                raise
         if not found:
             return []
         self._pace.went_well()
@@ -139,28 +130,40 @@ class RedisReader:
 
     async def renew(self, epoch: str) -> None:
         """Give the log another epoch."""
-        try:
-            await self._renew(keys=self._keys, args=[epoch, secrets.token_hex(5)])
-        except (RedisError, OSError) as error:
-            raise unusable(self._name, error) from error
+        await self._run(scripts.RENEW, [epoch, secrets.token_hex(5)])
 
     async def close(self) -> None:
         """Hang up."""
-        await self._client.aclose()
+        if self._client is not None:
+            await self._client.aclose()
+
+    async def _run(self, script: str, arguments: list[str]) -> Any:
+        with self._errors():
+            client = await self._connected()
+            return await client.register_script(script)(keys=self._keys, args=arguments)
+
+    async def _connected(self) -> Any:
+        if self._client is None:
+            self._client = await self._place.async_client()
+        return self._client
+
+    @contextlib.contextmanager
+    def _errors(self) -> Generator[None]:
+        try:
+            yield
+        except (RedisError, OSError) as error:
+            self._place.failed()
+            raise _unusable(self._name, error) from error
 
 
 class RedisBridge:
     """A hub's ear for ``PUBLISH``."""
 
-    def __init__(self, url: str, name: str, patterns: Sequence[str]) -> None:
+    def __init__(self, place: Place, name: str, patterns: Sequence[str]) -> None:
+        self._place = place
         self._name = name
         self._patterns = patterns
-        self._client = _connect(
-            redis.asyncio.Redis,
-            AsyncSentinel,
-            url,
-            AsyncRetry(NoBackoff(), 0),
-        )
+        self._client: Any = None
         self._subscription: Any = None
         self._heard = 0.0  # when something came last
         #: By which pattern each channel is heard: Redis says everything once for each that matches.
@@ -171,6 +174,7 @@ class RedisBridge:
         messages: list[tuple[str, bytes]] = []
         try:
             if self._subscription is None:
+                self._client = await self._place.listener()
                 self._subscription = self._client.pubsub(ignore_subscribe_messages=True)
                 await self._subscription.psubscribe(*self._patterns)
             message = await self._subscription.get_message(timeout=seconds)
@@ -183,7 +187,7 @@ class RedisBridge:
                 self._heard = time.monotonic()
                 message = await self._subscription.get_message(timeout=0)
         except (RedisError, OSError) as error:
-            raise unusable(self._name, error) from error
+            raise _unusable(self._name, error) from error
         return messages
 
     async def _look(self) -> None:
@@ -198,29 +202,16 @@ class RedisBridge:
         """Hang up."""
         if self._subscription is not None:
             await self._subscription.aclose()
-        await self._client.aclose()
+        if self._client is not None:
+            await self._client.aclose()
 
 
-def _connect(client: Any, sentinel: Any, url: str, retry: Any, **options: Any) -> Any:
-    """A client that asks once, and for not too long.
-
-    Args:
-        client: The class of clients.
-        sentinel: The class of those who ask Sentinels.
-        url: Where the server is, or the Sentinels that know.
-        retry: How often it asks.
-        options: Others of its connections.
-    """
-    timeouts = {"socket_timeout": PATIENCE, "socket_connect_timeout": CONNECT_PATIENCE}
-    options |= {**timeouts, "retry": retry}
-    if not url.startswith(f"{SENTINEL}:"):
-        return client.from_url(url, **options)
-    where = read_sentinel_url(url)
-    options |= {"db": where.database, "username": where.username, "password": where.password}
-    # One that is away is not asked again and again while others would answer.
-    asking = {**timeouts, "retry": retry}
-    sentinels = sentinel(where.hosts, sentinel_kwargs=asking, **options)
-    return sentinels.master_for(where.service)
+def _unusable(name: str, error: Exception) -> BrokerError:
+    """The error of an end, with what to do where a server is a Cluster's, and was not named so."""
+    made = unusable(name, error)
+    if isinstance(error, MovedError) and not is_cluster(name):
+        return BrokerError(f"{made} It belongs to a Cluster: give 'redis+cluster://HOST:PORT'")
+    return made
 
 
 def _limit_words(limits: Limits) -> list[str]:

@@ -13,9 +13,9 @@ from sidearm.brokers import (
     Limits,
     check_url,
     open_broker,
-    read_sentinel_url,
     without_password,
 )
+from sidearm.brokers.redis_urls import read_cluster_url, read_sentinel_url
 from sidearm.exceptions import BrokerError, SettingError
 from sidearm.hub.config import BROKER_VARIABLE, HubConfig
 from sidearm.settings import Settings
@@ -34,6 +34,9 @@ SECRET = "redis://shop:s3cret@db.example:6380/2"
         "redis://[::1]:1/",
         "redis+sentinel://h/mymaster",
         "redis+sentinel://u:p%40w@h:1,[::1]:2/mymaster/3",
+        "redis+cluster://h",
+        "redis+cluster://u:p%40w@h:1,[::1]:2/0",
+        "rediss+cluster://:pw@h:1,k?ssl_ca_certs=/etc/ca.pem",
         "postgresql://",
         "postgresql://u:p%40w@h:5433/db?sslmode=require",
         "postgres://one,two/db?target_session_attrs=read-write",
@@ -67,6 +70,11 @@ def test_e5_urls_that_name_a_broker(url: str) -> None:
         ("redis://h/0?password=s3cret", "option 'password'"),
         ("redis://h/0?ssl_ca_certs=x", "option 'ssl_ca_certs'"),
         ("redis+sentinel://h/m?db=1", "option 'db'"),
+        ("redis+cluster://", "redis+cluster://HOST:PORT"),
+        ("redis+cluster://h/1", "redis+cluster://HOST:PORT"),
+        ("redis+cluster://h,,k", "redis+cluster://HOST:PORT"),
+        ("redis+cluster://h:0", "redis+cluster://HOST:PORT"),
+        ("redis+cluster://h?ssl_ca_certs=x", "option 'ssl_ca_certs'"),
         ("postgresql+psycopg://h/db", "no broker 'postgresql+psycopg:'"),
         ("postgresql:h", "libpq cannot read it"),
         ("postgresql://h/db?pool_size=3", "libpq cannot read it"),
@@ -162,3 +170,12 @@ def test_e5_a_sentinel_url_is_read() -> None:
     where = read_sentinel_url("redis+sentinel://u:p%40w@h:1,[::1],k/mymaster/3")
     assert where == ([("h", 1), ("::1", 26379), ("k", 26379)], "mymaster", 3, "u", "p@w")
     assert without_password("redis+sentinel://u:pw@h:1,k:2/m") == "redis+sentinel://***@h:1,k:2/m"
+
+
+def test_e5_a_cluster_url_is_read() -> None:
+    """Each node has a URL like a server of its own, with password and TLS."""
+    where = read_cluster_url("rediss+cluster://u:p%40w@h:1,[::1],k?ssl_check_hostname=false")
+    assert where.hosts == [("h", 1), ("::1", 6379), ("k", 6379)]
+    assert where.url_of("h", 1) == "rediss://u:p%40w@h:1/0?ssl_check_hostname=false"
+    assert where.url_of("::1", 6379) == "rediss://u:p%40w@[::1]:6379/0?ssl_check_hostname=false"
+    assert read_cluster_url("redis+cluster://h").url_of("h", 6379) == "redis://h:6379/0"

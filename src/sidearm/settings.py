@@ -346,7 +346,8 @@ class Settings:
             "meaning": "Where the log of events is: in the hub ('hub:'), or in a Redis or Valkey"
             " that every hub and every worker can reach, such as 'redis://127.0.0.1:6379/0'"
             " (`rediss://` with TLS), 'redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DATABASE' or"
-            " 'redis+cluster://HOST:PORT,HOST:PORT', or in PostgreSQL: 'postgresql://USER:PASSWORD@HOST:PORT/DATABASE'. They need"
+            " 'redis+cluster://HOST:PORT,HOST:PORT', or in PostgreSQL:"
+            " 'postgresql://USER:PASSWORD@HOST:PORT/DATABASE'. They need"
             " `pip install 'sidearm[redis]'` and `'sidearm[postgresql]'`.",
         },
     )

@@ -62,12 +62,14 @@ class Server:
     ...     urlopen(server.url)
 
     Attributes:
+        host: The address that it listens on.
         port: The port that it listens on.
         url: Its address, without a slash at the end.
         stop_timeout: Seconds from SIGTERM to SIGKILL.
     """
 
     stop_signal = signal.SIGTERM
+    host = HOST
 
     def __init__(
         self,
@@ -108,7 +110,7 @@ class Server:
 
     def is_ready(self) -> bool:
         """Whether it can be used; asked again and again until it says so."""
-        return _accepts((HOST, self.port))
+        return _accepts((self.host, self.port))
 
     @property
     def folder(self) -> Path:
@@ -332,16 +334,22 @@ class PostgresServer(Server):
 
     stop_signal = signal.SIGINT  # SIGTERM waits for its clients
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(
+        self, *, listen: Sequence[str] = (), trusted: Sequence[str] = (), **options: Any
+    ) -> None:
         """Describe the server.
 
         Args:
+            listen: Further addresses to listen on.
+            trusted: Networks that may connect, such as ``["198.18.0.0/15"]``, beside this machine.
             options: As for :class:`Server`.
 
         Raises:
             FileNotFoundError: There is no PostgreSQL here; the message says what to install.
         """
         super().__init__(**options)
+        self._listen = [HOST, *listen]
+        self._trusted = list(trusted)
         self.url = f"postgresql://postgres@{HOST}:{self.port}/postgres"
         self._programs = find_postgresql()
 
@@ -377,10 +385,13 @@ class PostgresServer(Server):
         )
         if made.returncode != 0:
             raise ServerDied("initdb", made.returncode, made.stdout.decode("utf-8", "replace"))
+        with (self.folder / "data" / "pg_hba.conf").open("a") as rules:
+            rules.writelines(f"host all all {network} trust\n" for network in self._trusted)
 
     def command(self) -> list[str]:
         """The command line of the server."""
-        settings = {"fsync": "off", "unix_socket_directories": "", "listen_addresses": HOST}
+        listen = ",".join(dict.fromkeys(self._listen))
+        settings = {"fsync": "off", "unix_socket_directories": "", "listen_addresses": listen}
         options = [part for pair in settings.items() for part in ("-c", "=".join(pair))]
         data = str(self.folder / "data")
         return [str(self._programs / "postgres"), "-D", data, "-p", str(self.port), *options]
@@ -536,17 +547,29 @@ class UpServer(Server):
     """``flask sidearm up``: web workers and the hub, each a process of its own."""
 
     def __init__(
-        self, app: str, *, workers: int = 2, args: Sequence[str] = (), **options: Any
+        self,
+        app: str,
+        *,
+        workers: int = 2,
+        host: str = HOST,
+        args: Sequence[str] = (),
+        prefix: Sequence[str] = (),
+        **options: Any,
     ) -> None:
         """Describe the server.
 
         Args:
             app: As for ``flask --app``.
             workers: How many web workers.
+            host: The address that it listens on.
             args: Further arguments of ``up``; those for gunicorn after ``"--"``.
+            prefix: What stands before its command, such as ``["ip", "netns", "exec", "one"]``.
             options: As for :class:`Server`.
         """
         super().__init__(**options)
+        self.host = host
+        self.url = f"http://{host}:{self.port}"
+        self.prefix = list(prefix)
         self.app = app
         self.workers = workers
         self.args = list(args)
@@ -554,8 +577,8 @@ class UpServer(Server):
     def command(self) -> list[str]:
         """The command line of ``flask sidearm up``."""
         flask = [sys.executable, "-m", "flask", "--app", self.app]
-        up = ["sidearm", "up", "--port", str(self.port), "--workers", str(self.workers)]
-        return [*flask, *up, *self.args]
+        up = ["sidearm", "up", "--host", self.host, "--port", str(self.port)]
+        return [*self.prefix, *flask, *up, "--workers", str(self.workers), *self.args]
 
     def is_ready(self) -> bool:
         """Whether it has said where it serves, which it does when all its processes are up."""

@@ -169,6 +169,11 @@ def _why_no_namespaces() -> str:
     missing = [name for name in ("ip", "ss") if shutil.which(name) is None]
     if missing:
         return f"there is no {missing[0]}; Debian: apt install iproute2"
+    return _why_no_network() or _why_no_resets()
+
+
+def _why_no_network() -> str:
+    """Why the kernel makes no namespace with a bridge; empty if it does."""
     name = f"sa{os.getpid() % 100_000}t"
     try:
         _ip("netns", "add", name)
@@ -180,6 +185,11 @@ def _why_no_namespaces() -> str:
             _ip("netns", "del", name)
     except subprocess.CalledProcessError as error:
         return str(error.stderr).strip()
+    return ""
+
+
+def _why_no_resets() -> str:
+    """Why the kernel resets no connection when asked; empty if it does."""
     with socket.create_server((HOST, 0)) as listener:
         address = listener.getsockname()
         with socket.create_connection(address) as probe, listener.accept()[0]:

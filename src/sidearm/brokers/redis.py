@@ -73,10 +73,11 @@ class RedisAppender:
             arguments += words_of(item)
         keys = [f"{self._key}:log", f"{self._key}:state", f"{self._key}:sender:{sender}"]
         try:
-            if self._append is None:
+            append = self._append
+            if append is None:
                 self._client = self._place.client()
-                self._append = self._client.register_script(scripts.APPEND)
-            self._append(keys=keys, args=arguments)
+                append = self._append = self._client.register_script(scripts.APPEND)
+            append(keys=keys, args=arguments)
         except (RedisError, OSError) as error:
             self._place.failed()
             self.close()

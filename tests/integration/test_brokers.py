@@ -18,10 +18,11 @@ from hub_streams import PATIENCE, Stream, event, publish_all, wait_for, wait_for
 from needed import or_skip
 
 from sidearm import Sidearm, current_task, publish
-from sidearm.brokers import HUB, Limits, open_broker
+from sidearm.brokers import HUB, Event, Limits, open_broker
 from sidearm.exceptions import BrokerError
 from sidearm.hub import position
-from sidearm.hub.eventstream import Parser
+from sidearm.hub.eventstream import Parser, encode_body
+from sidearm.hub.following import GATHER, GATHER_COUNT
 from sidearm.hub.messages import Fetch
 from sidearm.testing import RedisServer
 
@@ -548,6 +549,27 @@ def test_e2_a_rolled_back_task_publishes_nothing(name: str, request: pytest.Fixt
                     publish("a", "kept")
             assert source.data(1) == ["kept"]
         app.extensions["sidearm"].hub.close()
+
+
+def test_e5_a_hub_does_not_ask_for_each_entry_of_many(redis_store: RedisStore) -> None:
+    """Where entries come densely, it gathers some: the broker answers every hub."""
+
+    def questions() -> int:
+        with closing(redis_store.client()) as client:
+            return int(client.info("commandstats").get("cmdstat_xread", {"calls": 0})["calls"])
+
+    with Site(redis_store.url) as site:
+        hub = site.hub()
+        worker = site.worker(hub)
+        broker = open_broker(redis_store.url, site.key, hub.config.broker_limits())
+        with Stream(worker, "a") as source, closing(broker.appender()) as appender:
+            before, begun = questions(), time.monotonic()
+            for number in range(1000):
+                appender.append("one", number, [Event("a", encode_body(str(number)))])
+            assert source.data(1000) == [str(number) for number in range(1000)]
+            elapsed = time.monotonic() - begun
+            full_answers = 1000 / GATHER_COUNT
+            assert questions() - before <= elapsed / GATHER + full_answers + 5
 
 
 def test_e5_the_bridge_hears_once_and_notices_a_server_that_vanishes(

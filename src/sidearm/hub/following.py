@@ -25,6 +25,8 @@ from .followed import FollowedLog
 
 WAIT = 1.0  # seconds for one question, after which the hub asks for the log's epoch
 DELAYS = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds before the broker is tried again; the last repeats
+GATHER = 0.01  # seconds in which entries that come densely are gathered into one answer
+GATHER_COUNT = 64  # entries of one answer, beside which the asking costs nothing
 NEWS_SIZE = 1 << 18  # bytes of events that clients are told after the gap
 STOP_PATIENCE = 0.5  # seconds
 FIRST_PATIENCE = 2.0  # seconds; a hub that begins waits so long for its log
@@ -70,6 +72,7 @@ class Follower:
         self._has_tried = asyncio.Event()
         self._read = 0  # answers
         self._met = 0.0  # by the loop's clock
+        self._arrived = 0.0  # the last entries, by the loop's clock
         self._task: asyncio.Task[None] | None = None
         self._is_over = False
         self._has_followed = hub.predecessor is not None
@@ -141,7 +144,20 @@ class Follower:
                 await self._mend(reader)
             elif entries:
                 self._hub.follow(entries)
-                await asyncio.sleep(0)  # whatever there is to read, the hub has other things to do
+                await self._rest(len(entries))
+
+    async def _rest(self, count: int) -> None:
+        """Wait a moment before more is asked for, where entries come one upon the other.
+
+        Each question costs the broker as much as many entries do, and it is asked by every hub. An
+        entry that comes alone, or the second of two, waits for nobody; nor does a hub that is
+        behind.
+        """
+        now = asyncio.get_running_loop().time()
+        is_dense = now - self._arrived < 2 * GATHER and count < GATHER_COUNT
+        self._arrived = now
+        # Whatever there is to read, the hub has other things to do.
+        await asyncio.sleep(GATHER if is_dense else 0)
 
     async def _meet(self, reader: Reader) -> bool:
         """See whether the log is still the one that the hub has a copy of; True: it was not."""

@@ -9,6 +9,7 @@ NAMES = (
     "tasks",
     "idle_streams",
     "hub",
+    "fleet",
     "connect",
     "storm",
     "slow_clients",

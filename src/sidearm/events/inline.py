@@ -385,7 +385,7 @@ class Subscription:
 
     def plain_id(self, place: int) -> bytes:
         """What tells a client from where it will go on."""
-        return eventstream.frame(b"", self._clock.text(max(place, self._time)))
+        return eventstream.bare_id(self._clock.text(max(place, self._time)))
 
     @classmethod
     def leave_to_parent(cls) -> None:
@@ -478,7 +478,7 @@ class Subscription:
     def _finish(self, stream: Stream) -> None:
         """End a stream for good: its client is known by this id when it comes back."""
         place = max(stream.place, self._time)
-        stream.finish(eventstream.frame(b"", self._clock.end(place, stream.channels)))
+        stream.finish(eventstream.bare_id(self._clock.end(place, stream.channels)))
 
     def _part(self, stream: Stream, channel: str) -> None:
         listening = self._by_channel.get(channel, set())

@@ -117,7 +117,7 @@ def find_socket(environ: WSGIEnvironment) -> ServerSocket:
     protocol = _protocol(environ)
     if not protocol.startswith("HTTP/1."):
         raise NotPossible(f"{protocol or 'an unnamed protocol'} shares one connection")
-    found = locate_socket(environ)
+    found = _located(environ)
     if found is None:
         server = environ.get("SERVER_SOFTWARE") or "unnamed"
         raise NotPossible(f"the server ({server}) does not give the client's socket")
@@ -131,8 +131,10 @@ def locate_socket(environ: WSGIEnvironment) -> ServerSocket | None:
 
     None where the server gives none, or where others share the connection.
     """
-    if not _protocol(environ).startswith("HTTP/1."):
-        return None
+    return _located(environ) if _protocol(environ).startswith("HTTP/1.") else None
+
+
+def _located(environ: WSGIEnvironment) -> ServerSocket | None:
     for find in FINDERS:
         found = find(environ)
         if found is not None:

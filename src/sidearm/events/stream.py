@@ -18,7 +18,7 @@ from werkzeug.datastructures import Headers
 from werkzeug.wsgi import ClosingIterator
 
 from ..exceptions import EventTooLarge
-from ..hub.eventstream import MEDIA_TYPE, check_channel, encode, frame, retry_field
+from ..hub.eventstream import MEDIA_TYPE, bare_id, check_channel, encode, retry_field
 from ..hub.memory import MemoryHub
 from ..hub.messages import Handoff
 from ..hub.position import is_end
@@ -129,17 +129,10 @@ class EventStream(Response):
         body, status, headers = super().get_wsgi_response(environ)
         if self.status_code == 200:
             headers = [pair for pair in headers if pair[0].lower() not in _OWN_HEADERS]
-            headers += (*_FIXED_PAIRS, (FACTS_HEADER, self._facts()))
+            headers += (*_FIXED_PAIRS, (FACTS_HEADER, _facts(self._settings, self.subscription)))
         if self._reader is not None:
             headers = allowing(headers, self._reader)
         return body, status, headers
-
-    def _facts(self) -> str:
-        facts = f"heartbeat={self._settings.heartbeat:g}"
-        opening = self.subscription
-        if opening.replay:
-            return f"{facts}; replay"
-        return facts if opening.snapshot is None else f"{facts}; snapshot"
 
     def get_app_iter(self, environ: WSGIEnvironment) -> Iterable[bytes]:
         """Return the body that hands the client's socket over, or one poll's answer."""
@@ -156,9 +149,13 @@ class EventStream(Response):
         reason = None
         if self._settings.handoff:
             try:
-                return hand_off(find_socket(environ), self._give, self._answer, self._first_words())
+                found = find_socket(environ)
             except NotPossible as error:
                 reason = str(error)
+            else:
+                place = self._place()
+                give = functools.partial(self._give, knows_place=place is not None)
+                return hand_off(found, give, self._answer, self._first_words(place))
         loop = running_loop()
         if loop is not None:
             return hold(environ, loop, hub, self._settings, self.subscription)
@@ -166,29 +163,28 @@ class EventStream(Response):
             log_once(reason)
         return map(_called, [self._answer])
 
-    def _first_words(self) -> bytes:
+    def _first_words(self, place: str | None) -> bytes:
         """What the client is told with the head: when to come back, and if it can be, its place."""
         retry = self.subscription.retry
         words = retry_field(spread_out(None, self._settings) if retry is None else retry)
-        return words + frame(b"", self.subscription.position) if self._tells_place() else words
+        return words if place is None else words + bare_id(place)
 
-    def _tells_place(self) -> bool:
-        """Whether the first that the hub would send is where the client would go on from.
+    def _place(self) -> str | None:
+        """Where the client would go on from, if that is the first that the hub would send.
 
-        Not before a snapshot, or before what was published earlier: whoever comes back by an id
-        gets neither. Nor where only the hub knows what the view's position stands for.
+        It is not before a snapshot, or before what was published earlier: whoever comes back by an
+        id gets neither. Nor where only the hub knows what the view's position stands for.
         """
         asked = self.subscription
-        if self._hub.follows_broker:
-            return False
-        return asked.last_event_id is None and asked.snapshot is None and asked.replay is None
+        is_first = asked.last_event_id is None and asked.snapshot is None and asked.replay is None
+        return asked.position if is_first and not self._hub.follows_broker else None
 
-    def _give(self, descriptor: int) -> bool:
+    def _give(self, descriptor: int, *, knows_place: bool) -> bool:
         message = msgspec.structs.replace(
             self.subscription,
             retry=None,
             shortest_wait=self._settings.retry if self.subscription.retry is None else None,
-            knows_place=self._tells_place(),
+            knows_place=knows_place,
         )
         return self._hub.handoff(message, descriptor)
 
@@ -242,12 +238,14 @@ def event_stream(
         raise ValueError(
             "event_stream() got no channel. Name at least one: event_stream('orders')."
         )
-    names = tuple(dict.fromkeys(check_channel(channel) for channel in channels))
+    names = tuple(dict.fromkeys(map(check_channel, channels)))
     # Before the snapshot, and where a transaction is open already, from its beginning: what was
     # published since may not be in it.
     app, began = began_at("event_stream()")
-    _check_seconds("replay", replay)
-    _check_seconds("max_age", max_age)
+    if replay is not None:
+        _check_seconds("replay", replay)
+    if max_age is not None:
+        _check_seconds("max_age", max_age)
     if retry is not None:
         retry_field(retry)
     state = state_of(app)
@@ -293,6 +291,19 @@ def stream_position() -> str:
     return NO_POSITION if position is None else position
 
 
+def _facts(settings: Settings, opening: Handoff) -> str:
+    """What :data:`FACTS_HEADER` says."""
+    facts = _heartbeat(settings.heartbeat)
+    if opening.replay:
+        return f"{facts}; replay"
+    return facts if opening.snapshot is None else f"{facts}; snapshot"
+
+
+@functools.cache
+def _heartbeat(seconds: float) -> str:
+    return f"heartbeat={seconds:g}"
+
+
 def _called(answer: Callable[[], bytes]) -> bytes:
     return answer()
 
@@ -326,8 +337,6 @@ def _snapshot(snapshot: Any, method: str, channel: str, state: Any) -> bytes | N
 
 
 def _check_seconds(name: str, value: object) -> None:
-    if value is None:
-        return
     number = None if isinstance(value, bool) else value
     if not isinstance(number, (int, float)) or not 0 <= number < math.inf:  # NaN is neither
         raise ValueError(f"{name} is {value!r}. Give seconds as a number, such as 60.")

@@ -149,8 +149,11 @@ class HubClient:
     @property
     def follows_broker(self) -> bool:
         """Whether a connected hub has told that its log is one that others have too."""
-        links = [way.handoff.link for way in self._ways]
-        return any(link is not None and bool(link.welcome.log) for link in links)
+        for way in self._ways:
+            link = way.handoff.link
+            if link is not None and link.welcome.log:
+                return True
+        return False
 
     def path_of(self, position: str | None) -> str:
         """The socket of the hub that a position was made for; of the first, if none was."""
@@ -218,9 +221,10 @@ class HubClient:
                 " publishes to SIDEARM_BROKER. Start the hub anew, with the same setting.",
                 self.socket_path,
             )
-        return any(
-            way.handoff.send(message, descriptor) for way in self._ways_from(message.position)
-        )
+        for way in self._ways_from(message.position):
+            if way.handoff.send(message, descriptor):
+                return True
+        return False
 
     def fetch(self, message: Fetch) -> bytes | None:
         """All frames that are due for a stream that is polled; None while the hub is away."""
@@ -408,7 +412,7 @@ class _Caller:
         if link is None or not link.is_alive():
             with self._lock:
                 link = self._connected()
-        return None if link is None else Clock(link.welcome.epoch, link.welcome.offset)
+        return None if link is None else link.clock
 
     def send(self, message: Handoff, descriptor: int) -> bool:
         data = encode(message)

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import socket
+import sys
 from _socket import socket as RawSocket  # noqa: N812
 from collections import deque
 from collections.abc import Iterator
@@ -26,9 +27,10 @@ from .messages import (
 )
 from .state import Worker, WorkerState
 
-READS = 16  # for one wake-up; a worker that never stops does not starve the others
+READS = 128  # for one wake-up; a worker that never stops does not starve the others
+READ_LIMIT = 4 << 20  # bytes for one wake-up, about
 OUTGOING_LIMIT = 1 << 26  # bytes of answers that a worker may leave unread
-_RIGHTS = (int(socket.SOL_SOCKET), int(getattr(socket, "SCM_RIGHTS", -1)))
+_SOCKET, _RIGHTS = int(socket.SOL_SOCKET), int(getattr(socket, "SCM_RIGHTS", -1))
 _DESCRIPTOR_SIZE = array.array("i").itemsize
 # Room for a few more descriptors than the one that is due: whoever sends more is seen, and refused.
 _ANCILLARY_SIZE = socket.CMSG_SPACE(4 * _DESCRIPTOR_SIZE) if platform.can_hand_off() else 0
@@ -121,6 +123,7 @@ class Connection:
         """
         self.was_emptied = False
         self.most_read = 0
+        left = READ_LIMIT
         for _ in range(READS):
             try:
                 # CLOEXEC: a received descriptor would otherwise be inheritable.
@@ -137,13 +140,14 @@ class Connection:
             if not size:
                 raise EOFError
             self.most_read = max(self.most_read, size)
+            left -= size
             for data in self._splitter.feed(self._buffer[:size]):
                 message = self._checked(decode_to_hub(data))
                 yield message, self._next_descriptor() if isinstance(message, Handoff) else None
             # One may have come with the beginning of a message, and waits for the rest.
             if len(self._descriptors) > self._splitter.holds_part:
                 raise ProtocolError("A descriptor came with a message that carries none.")
-            if size < len(self._buffer) and not ancillary:
+            if left <= 0 or (size < len(self._buffer) and not ancillary):
                 return
 
     def answer(self, message: Message) -> bool:
@@ -204,9 +208,14 @@ class Connection:
         return message
 
     def _take_descriptors(self, ancillary: list[tuple[int, int, bytes]], flags: int) -> None:
+        if platform.CMSG_CLOEXEC and len(ancillary) == 1 and not flags & platform.CTRUNC:
+            level, kind, data = ancillary[0]
+            if level == _SOCKET and kind == _RIGHTS and len(data) == _DESCRIPTOR_SIZE:
+                self._descriptors.append(int.from_bytes(data, sys.byteorder))  # as it always comes
+                return
         received = array.array("i")
         for level, kind, data in ancillary:
-            if (level, kind) == _RIGHTS:
+            if level == _SOCKET and kind == _RIGHTS:
                 received.frombytes(data[: len(data) - len(data) % _DESCRIPTOR_SIZE])
         self._descriptors.extend(received)
         if not platform.CMSG_CLOEXEC:

@@ -192,7 +192,7 @@ class Hub:
             return
         self.fanout.flush()
         place = self.log.clock.text(self.log.mark())
-        frame = eventstream.comment() + eventstream.frame(b"", place)
+        frame = eventstream.comment() + eventstream.bare_id(place)
         self.fanout.heartbeat(frame)
         self._inline.beat(frame, self.log.last)
         self.streams.tell_waits()

@@ -118,6 +118,15 @@ def frame(body: bytes, id: str | None) -> bytes:
     return _line("id", id) + body + b"\n"
 
 
+def bare_id(place: str) -> bytes:
+    """The frame that tells a client its place, and dispatches nothing.
+
+    Args:
+        place: A position that was made here, and not by a client.
+    """
+    return b"id: %b\n\n" % place.encode()
+
+
 def comment(text: str = "") -> bytes:
     r"""Encode a comment, which a client ignores: a heartbeat that keeps proxies from hanging up.
 

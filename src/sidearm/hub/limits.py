@@ -7,6 +7,7 @@ proxy is in front and the application does not know of it, every client has the 
 
 from __future__ import annotations
 
+import functools
 import socket
 
 from .config import HubConfig
@@ -37,11 +38,8 @@ class Limits:
         """
         if not self.per_address or not address:
             return b""
-        packed = _packed(address)
-        is_loopback = packed == _LOOPBACK6 or (len(packed) == 4 and packed[0] == 127)
-        if is_loopback and not self._loopback:
-            return b""
-        return packed if len(packed) == 4 else packed[:8]
+        key, is_loopback = _owner(address)
+        return b"" if is_loopback and not self._loopback else key
 
     def reached(self, in_all: int, of_address: int) -> str | None:
         """The setting that allows no further stream, or None.
@@ -55,6 +53,15 @@ class Limits:
         if self.per_address and of_address >= self.per_address:
             return "SIDEARM_MAX_STREAMS_PER_ADDRESS"
         return None
+
+
+@functools.lru_cache(maxsize=256)  # many are a proxy's, and each is asked for again at the end
+def _owner(address: str) -> tuple[bytes, bool]:
+    """Whose an address is, and whether that is this machine."""
+    packed = _packed(address)
+    if len(packed) == 4:
+        return packed, packed[0] == 127
+    return packed[:8], packed == _LOOPBACK6
 
 
 def _packed(address: str) -> bytes:

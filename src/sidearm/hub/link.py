@@ -14,6 +14,7 @@ from ..exceptions import HubError, ProtocolError
 from . import platform
 from .messages import VERSION, FromHub, Hello, Message, Refused, Splitter, Welcome, encode
 from .messages import decode_from_hub as decode
+from .position import Clock
 
 RECEIVE_SIZE = 1 << 16  # bytes
 ANSWER_LIMIT = 1 << 30  # bytes; the hub is trusted
@@ -26,9 +27,10 @@ class Link:
 
     Attributes:
         welcome: What the hub said of itself.
+        clock: Of its log.
     """
 
-    __slots__ = ("_path", "_socket", "_splitter", "welcome")
+    __slots__ = ("_path", "_socket", "_splitter", "clock", "welcome")
 
     def __init__(self, path: str, role: str, seconds: float) -> None:
         """Connect.
@@ -59,6 +61,7 @@ class Link:
             reason = answer.reason if isinstance(answer, Refused) else f"It said {answer!r}."
             raise HubError(f"The hub on {path!r} refused this process: {reason}", path)
         self.welcome = answer
+        self.clock = Clock(answer.epoch, answer.offset)
 
     def is_alive(self) -> bool:
         """Whether the hub has not hung up, as far as the kernel knows."""

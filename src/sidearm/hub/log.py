@@ -166,6 +166,20 @@ class Log:
             return None
         return self.newest(channels, time)
 
+    def is_quiet_since(self, channels: Iterable[str], time: int) -> bool:
+        """Whether nothing is known of these channels after a time: no event, no loss, no end."""
+        if time < self._floor:
+            return False
+        for channel in channels:
+            entries = self._channels.get(channel)
+            if (
+                (entries and entries[-1][0] > time)
+                or self._floors.get(channel, 0) > time
+                or channel in self._ends
+            ):
+                return False
+        return True
+
     def newest(self, channels: tuple[str, ...], time: int, until: int | None = None) -> list[bytes]:
         """What is still kept of these channels after a time, and up to another, in order."""
         found: list[tuple[int, bytes]] = []

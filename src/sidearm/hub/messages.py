@@ -613,10 +613,8 @@ _from_hub: msgspec.msgpack.Decoder[FromHub] = msgspec.msgpack.Decoder(FromHub)
 
 def encode(message: Message) -> bytes:
     """The bytes of one message, with its length in front."""
-    buffer = bytearray(LENGTH_BYTES)
-    _encoder.encode_into(message, buffer, LENGTH_BYTES)
-    buffer[:LENGTH_BYTES] = (len(buffer) - LENGTH_BYTES).to_bytes(LENGTH_BYTES, "big")
-    return bytes(buffer)
+    body = _encoder.encode(message)
+    return len(body).to_bytes(LENGTH_BYTES, "big") + body
 
 
 class Splitter:
@@ -654,6 +652,10 @@ class Splitter:
             if len(self._buffer) < self._needed:
                 return []
             whole = bytes(self._buffer)
+        elif 0 < (size := len(data) - LENGTH_BYTES) <= self.limit and size == int.from_bytes(
+            data[:LENGTH_BYTES], "big"
+        ):
+            return [bytes(data[LENGTH_BYTES:])]  # one message comes by itself, mostly
         else:
             whole = bytes(data)
         messages = []

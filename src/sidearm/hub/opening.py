@@ -59,13 +59,15 @@ def gap(reason: str, place: str, *, tells_id: bool = True) -> bytes:
 
 def end(log: Log, channels: tuple[str, ...]) -> bytes:
     """The frame after which a stream of these channels ends for good."""
-    return eventstream.frame(b"", log.clock.end(log.mark(), channels))
+    return eventstream.bare_id(log.clock.end(log.mark(), channels))
 
 
 def begin(log: Log, closings: Closings, request: Handoff | Fetch) -> Start:
     """Collect what a stream that opens now has to be sent before the live events."""
     seen = _seen(log, request)
     left = request.channels
+    if seen and _has_its_beginning(request) and log.is_quiet_since(left, seen):
+        return Start([], None, left, seen)  # most streams; the rest would come to the same
     if request.tags:
         resumed = min(seen, _resumed(log, request))
         # One that is polled lives from answer to answer, so for it the last one's place counts.
@@ -92,8 +94,21 @@ def all_due(log: Log, closings: Closings, request: Handoff | Fetch) -> Start:
     start = begin(log, closings, request)
     if start.ended:
         return start
-    place = eventstream.frame(b"", log.clock.text(log.mark()))
+    place = eventstream.bare_id(log.clock.text(log.mark()))
     return start._replace(parts=[*start.parts, place])
+
+
+def _has_its_beginning(request: Handoff | Fetch) -> bool:
+    """Whether the worker has told a newcomer all that there is but what happened since."""
+    return (
+        isinstance(request, Handoff)
+        and request.knows_place
+        and request.last_event_id is None
+        and request.snapshot is None
+        and request.replay is None
+        and request.retry is None
+        and not request.tags
+    )
 
 
 def _retry(request: Opening) -> list[bytes]:
@@ -176,7 +191,7 @@ def _join(
     # The ids in it, if there are any, lie before the place from which this client would resume.
     knows_place = isinstance(request, Handoff) and request.knows_place
     if for_newcomers or not (knows_place or reason is not None):
-        parts.append(eventstream.frame(b"", place))
+        parts.append(eventstream.bare_id(place))
     return parts + frames, reason
 
 

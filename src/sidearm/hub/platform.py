@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from _socket import socket as RawSocket  # noqa: N812
 
-AF_UNIX: int = getattr(socket, "AF_UNIX", -1)
+AF_UNIX = int(getattr(socket, "AF_UNIX", -1))
 READ = 1
 WRITE = 4
 
@@ -32,6 +32,10 @@ CMSG_CLOEXEC = int(getattr(socket, "MSG_CMSG_CLOEXEC", 0))
 # without another end does not block.
 PLAIN_FILE: int = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
+_TCP = int(socket.IPPROTO_TCP)
+_TCP_NODELAY = int(socket.TCP_NODELAY)
+_TCP_LISTEN = 10  # <netinet/tcp.h> of Linux; Python does not name it
+_TCP_INFO: int | None = getattr(socket, "TCP_INFO", None) if sys.platform == "linux" else None
 _TCP_USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)
 # macOS calls the idle time before the first probe TCP_KEEPALIVE.
 _TCP_KEEPIDLE: int | None = getattr(socket, "TCP_KEEPIDLE", getattr(socket, "TCP_KEEPALIVE", None))
@@ -65,6 +69,16 @@ def peer_uid(connection: RawSocket) -> int | None:
     return None
 
 
+def is_tcp_connection(client: RawSocket) -> bool:
+    """Whether a socket is TCP's and does not listen. False also where that cannot be told."""
+    if _TCP_INFO is None:
+        return False
+    try:
+        return client.getsockopt(_TCP, _TCP_INFO, 1)[0] != _TCP_LISTEN  # its first byte: the state
+    except OSError:  # of another protocol
+        return False
+
+
 def tune_client(client: RawSocket, peer_timeout: float, *, probe: bool) -> None:
     """Make a client's TCP connection fit for events.
 
@@ -73,9 +87,9 @@ def tune_client(client: RawSocket, peer_timeout: float, *, probe: bool) -> None:
         peer_timeout: Seconds without an acknowledgement after which it is gone.
         probe: Whether the kernel must look by itself, because no heartbeat makes it send.
     """
-    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    client.setsockopt(_TCP, _TCP_NODELAY, 1)
     if _TCP_USER_TIMEOUT is not None:
-        client.setsockopt(socket.IPPROTO_TCP, _TCP_USER_TIMEOUT, int(peer_timeout * 1000))
+        client.setsockopt(_TCP, _TCP_USER_TIMEOUT, int(peer_timeout * 1000))
     if probe or _TCP_USER_TIMEOUT is None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         # Together they make the time; by default only the first probe comes soon, the second 75
@@ -86,7 +100,7 @@ def tune_client(client: RawSocket, peer_timeout: float, *, probe: bool) -> None:
             (_TCP_KEEPCNT, 2),
         ):
             if option is not None:
-                client.setsockopt(socket.IPPROTO_TCP, option, max(1, int(value)))
+                client.setsockopt(_TCP, option, max(1, int(value)))
 
 
 def defer_accept(listener: socket.socket, seconds: int) -> None:

@@ -96,4 +96,4 @@ class Clock(NamedTuple):
 
     def text_at(self, monotonic_ns: int) -> str:
         """The position of a reading of ``time.monotonic_ns()``, as clients see it."""
-        return self.text(monotonic_ns + self.offset)
+        return f"{self.epoch}-{monotonic_ns + self.offset:x}"

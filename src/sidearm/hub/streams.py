@@ -121,7 +121,7 @@ class Streams:
         if now < self._next:
             return
         self._fanout.flush()
-        frame = eventstream.frame(b"", self._log.clock.text(self._log.mark()))
+        frame = eventstream.bare_id(self._log.clock.text(self._log.mark()))
         for subscriber in self._subscribers.all():
             if subscriber.expires <= now:
                 self._fanout.cut(subscriber, frame)

@@ -20,7 +20,9 @@ from . import platform
 from .buffers import Buffers
 from .state import Client, ClientState
 
-FAMILIES = (socket.AF_INET, socket.AF_INET6, platform.AF_UNIX)
+INTERNET = (int(socket.AF_INET), int(socket.AF_INET6))
+FAMILIES = (*INTERNET, platform.AF_UNIX)
+STREAM = int(socket.SOCK_STREAM)
 DRAIN_SIZE = 1 << 16  # bytes
 JOIN_SIZE = 1 << 16  # bytes; frames are joined up to here, so that a private copy stays small
 
@@ -168,8 +170,8 @@ class Subscriber(RawSocket):
             NotAClient: It is something else, which is closed.
         """
         try:
-            # Asks for family and type; which protocol it is, nobody wants to know.
-            subscriber = cls(-1, -1, 0, descriptor)
+            # Asks for the family. Of the type it is told what find_flaw() sees to.
+            subscriber = cls(-1, STREAM, 0, descriptor)
         except OSError as error:
             os.close(descriptor)
             raise NotAClient(f"It is no socket ({error.strerror}).") from error
@@ -221,12 +223,15 @@ class Subscriber(RawSocket):
 
     def find_flaw(self) -> str | None:
         """Why this is no client's connection, or None."""
-        if self.family not in FAMILIES or self.type != socket.SOCK_STREAM:
-            return f"Its family is {self.family} and its type {self.type}."
+        if self.family in INTERNET and platform.is_tcp_connection(self):
+            return None  # as most are, known by one call
         try:
+            kind = self.getsockopt(socket.SOL_SOCKET, socket.SO_TYPE)
             listening = self.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         except OSError as error:
             return f"Its state cannot be read ({error.strerror})."
+        if self.family not in FAMILIES or kind != STREAM:
+            return f"Its family is {self.family} and its type {kind}."
         return "It listens for connections." if listening else None
 
     def drain(self) -> None:
@@ -340,7 +345,7 @@ class Subscribers:
                 del self._by_address[address]
 
     def _join(self, subscriber: Subscriber, channels: tuple[str, ...]) -> None:
-        key = tuple(sorted(set(channels)))
+        key = channels if len(channels) == 1 else tuple(sorted(set(channels)))
         group = self._groups.get(key)
         if group is None:
             group = self._groups[key] = Group(key)

@@ -105,7 +105,8 @@ class Representations:
                     " reference to the application, not to its method."
                 )
             own = type(app).make_response
-            if earlier is None and type(rv) in _FLASKS_AT_A_GLANCE:
+            kind = type(rv)  # and not its __class__, which a proxy borrows
+            if earlier is None and (kind in _FLASKS_AT_A_GLANCE or issubclass(kind, BaseResponse)):
                 response = own(app, rv)
             else:
                 inner = earlier or MethodType(own, app)

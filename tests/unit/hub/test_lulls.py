@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sidearm.hub import lulls
+from sidearm.hub import connection, lulls
 from sidearm.hub.config import HubConfig
-from sidearm.hub.connection import READS
 from sidearm.hub.core import Hub
 from sidearm.hub.eventstream import encode_body
 from sidearm.hub.link import Link
@@ -149,19 +148,25 @@ def test_e4_an_event_finds_the_clients_that_came_before_it(workers: Workers, *, 
             received += client.recv(1000)
 
 
-def test_h1_more_than_one_round_reads_does_not_wait(workers: Workers) -> None:
+@pytest.mark.parametrize(
+    ("bound", "value"), [("READS", 16), ("READ_LIMIT", 2000)], ids=["by count", "by size"]
+)
+def test_h1_more_than_one_round_reads_does_not_wait(
+    workers: Workers, monkeypatch: pytest.MonkeyPatch, bound: str, value: int
+) -> None:
     """What is left of a long queue is read in the next round, and not after the next lull."""
+    monkeypatch.setattr(connection, bound, value)
     link = workers.connect("handoff")
     for _ in range(2):
         workers.hand_over(link)
         workers.serve()
-    for _ in range(3 * READS):
+    for _ in range(48):
         workers.hand_over(link)
     workers.hub.end_lulls()
     while workers.is_woken():
         workers.hub.wake()
 
-    assert workers.opened() == 2 + 3 * READS
+    assert workers.opened() == 2 + 48
 
 
 def test_h1_long_messages_begin_no_lull(workers: Workers) -> None:

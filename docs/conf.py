@@ -16,7 +16,9 @@ release = version = version_of("sidearm")
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sidearm_docs"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
-exclude_patterns = ["_build", "_extensions", "explanation/performance-table.md"]
+#: Other pages include them.
+TABLES = ["explanation/performance-table.md", "explanation/fleet-table.md"]
+exclude_patterns = ["_build", "_extensions", *TABLES]
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"

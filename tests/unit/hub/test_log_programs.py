@@ -18,6 +18,7 @@ from unittest import mock
 
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from sidearm.hub import opening
 from sidearm.hub.closing import Closings
@@ -293,6 +294,19 @@ class Machine:
             events = events[1 if reason is None else 2 :]
         assert [event.data for event in events] == texts
         self.check_resuming(parser.last_event_id, channels)
+        if told is None and replay is None and request.position is not None:
+            self.check_told(request, request.position)
+
+    def check_told(self, request: Handoff, place: str) -> None:
+        """Who was told its place with the head gets what anybody gets, but for the place."""
+        others = replace(request, snapshot=None)
+        expected = opening.begin(self.log, Closings(), others)
+        found = opening.begin(self.log, Closings(), replace(others, knows_place=True))
+        assert found._replace(parts=[]) == expected._replace(parts=[])
+        one, other = Parser(), Parser(place)
+        heard = [(each.event, each.data) for each in one.feed(b"".join(expected.parts))]
+        assert [(each.event, each.data) for each in other.feed(b"".join(found.parts))] == heard
+        assert other.last_event_id == one.last_event_id
 
     def check_beginning(
         self, events: list[Event], reason: str | None, where: int, told: str

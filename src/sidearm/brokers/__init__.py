@@ -296,4 +296,5 @@ def open_broker(url: str, key: str, limits: Limits) -> Broker:
 
 def unusable(name: str, error: Exception) -> BrokerError:
     """The error of a broker's end, whatever its library says."""
-    return BrokerError(f"The broker {name} cannot be used: {str(error) or type(error).__name__}")
+    reason = str(error).rstrip(".") or type(error).__name__
+    return BrokerError(f"The broker {name} cannot be used: {reason}")

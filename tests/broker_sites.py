@@ -20,7 +20,9 @@ if TYPE_CHECKING:
     from typing import Self
 
 
-class _Replacement(HubServer):
+class Replacement(HubServer):
+    """A hub that takes over from the one that serves its socket."""
+
     def command(self) -> list[str]:
         return [*super().command(), "--replace"]
 
@@ -59,7 +61,7 @@ class Site:
     def replace(self, hub: HubServer) -> HubServer:
         """Start a hub that takes over from another."""
         config = hub.config
-        new = _Replacement(lambda _: config)
+        new = Replacement(lambda _: config)
         return self._open.enter_context(new)
 
     def worker(self, hub: HubServer, **options: Any) -> HubClient:

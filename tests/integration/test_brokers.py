@@ -11,7 +11,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from broker_sites import Row, Site
+from broker_sites import Replacement, Row, Site
 from broker_stores import ClusterStore, Contents, PostgreSQLStore, RedisStore, Store
 from flask import Flask
 from hub_streams import PATIENCE, Stream, event, publish_all, wait_for, wait_for_hub
@@ -21,6 +21,7 @@ from sidearm import Sidearm, current_task, publish
 from sidearm.brokers import HUB, Event, Limits, open_broker
 from sidearm.exceptions import BrokerError
 from sidearm.hub import position
+from sidearm.hub.config import HubConfig
 from sidearm.hub.eventstream import Parser, encode_body
 from sidearm.hub.following import GATHER, GATHER_COUNT
 from sidearm.hub.messages import Fetch
@@ -570,6 +571,20 @@ def test_e5_a_hub_does_not_ask_for_each_entry_of_many(redis_store: RedisStore) -
             elapsed = time.monotonic() - begun
             full_answers = 1000 / GATHER_COUNT
             assert questions() - before <= elapsed / GATHER + full_answers + 5
+
+
+def test_h5_a_brokers_hub_is_not_replaced_by_the_first_of_several(redis_store: RedisStore) -> None:
+    """Whose log it is may not change: it would go on in the broker's epoch, and alone."""
+    with Site(redis_store.url, hubs=2) as site:
+        hub = site.hub()
+        site.worker(hub)
+        epoch = hub.hub_figures().epoch
+        new = Replacement(lambda _: HubConfig(socket=hub.socket_path, hubs=2))
+        with new:  # it finds a hub there that answers
+            assert new.wait_for_exit(PATIENCE) == 1
+            assert "SIDEARM_BROKER" in new.log_text()
+        figures = hub.hub_figures()
+        assert (figures.pid, figures.epoch) == (hub.pid, epoch)
 
 
 def test_e5_the_bridge_hears_once_and_notices_a_server_that_vanishes(

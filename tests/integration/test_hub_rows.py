@@ -227,6 +227,30 @@ def test_h7_one_hub_leads_no_other(row: Row) -> None:
         assert figures_of(alone.socket_path).refused_connections == 1
 
 
+def test_e3_a_burst_leaves_nobody_behind(row: Row, hubs: list[HubServer]) -> None:
+    """More than the history holds, as fast as it goes: no hub that follows is overtaken."""
+    workers = [row.worker(hubs[0]), row.worker(hubs[0])]
+    count, body = 700, "x" * 20_000
+    with ExitStack() as stack:
+        for hub in hubs:
+            stack.enter_context(Stream(row.worker(hub), "quiet"))
+
+        def publish_many(client: HubClient) -> None:
+            for _ in range(count):
+                client.publish([event("a", body)])
+
+        threads = [threading.Thread(target=publish_many, args=(each,)) for each in workers]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        for hub in hubs:
+            wait_for(hub.socket_path, lambda figures: figures.published + figures.gaps >= 2 * count)
+            figures = figures_of(hub.socket_path)
+            assert (figures.published, figures.gaps) == (2 * count, 0)
+    assert row.dropped == []
+
+
 def test_h5_one_hub_is_not_replaced_by_the_first_of_several(row: Row) -> None:
     """It cannot go on in another log: it is said so, and the old one serves."""
     with HubServer() as alone:

@@ -89,10 +89,13 @@ class LogHead(NamedTuple):
     Attributes:
         epoch: Names the log: ten hexadecimal digits.
         last: The position of its newest entry.
+        offset: Nanoseconds between this machine's monotonic clock and the time of positions, where
+            that is known; else the machine's wall clock has to do.
     """
 
     epoch: str
     last: int
+    offset: int | None = None
 
 
 class Limits(NamedTuple):

@@ -85,6 +85,16 @@ class HubConfig:
         """Whether the hub's log is a copy of another: a broker's, or what all hubs here follow."""
         return self.hubs > 1 or self.broker != HUB
 
+    @property
+    def log_kind(self) -> str:
+        """Whose the log is: the hub's ``"own"``, that of all ``"hubs"`` here, or a ``"broker"``'s.
+
+        A hub may go on where one with a log of the same kind stopped, and nowhere else.
+        """
+        if not self.follows:
+            return "own"
+        return "hubs" if self.broker.startswith(HUB) else "broker"
+
     def of(self, number: int) -> HubConfig:
         """What another hub beside the first is told.
 

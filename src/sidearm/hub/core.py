@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
-from ..brokers import Closing, Entry, Event, Loss, without_password
+from ..brokers import Closing, Entry, Event, LogHead, Loss, without_password
 from ..exceptions import InvalidField, ProtocolError
 from . import eventstream, opening, platform
 from .acceptor import Acceptor
@@ -149,6 +149,11 @@ class Hub:
         self._message_limit = 4 * config.max_event_size + SNAPSHOT_LIMIT
         self._read_buffer = memoryview(bytearray(READ_SIZE))
         self._discarded = bytearray(DISCARD_SIZE)
+
+    @property
+    def log_kind(self) -> str:
+        """Whose the log is, as :attr:`~sidearm.hub.config.HubConfig.log_kind` says."""
+        return self._config.log_kind
 
     def fileno(self) -> int:
         """The descriptor that is readable when there is something to do."""
@@ -501,11 +506,11 @@ class Hub:
         self.fanout.flush()
         self._admission.admit()
 
-    def begin_again(self, epoch: str, floor: int, entries: Sequence[Entry]) -> None:
+    def begin_again(self, head: LogHead, floor: int, entries: Sequence[Entry]) -> None:
         """Follow another log than before, or one of which something was missed.
 
         Args:
-            epoch: Names it.
+            head: What it is.
             floor: The position of the newest entry that is gone.
             entries: All that is left of it. Nobody is sent what happened in it before.
         """
@@ -513,7 +518,7 @@ class Hub:
         if log is None or self.was_replaced:
             return
         self.fanout.flush()
-        log.begin_again(epoch, floor)
+        log.begin_again(head.epoch, floor, head.offset)
         for entry in entries:
             self._remember(log, entry)
         log.moments.begin_again(log.last)

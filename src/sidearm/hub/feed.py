@@ -14,7 +14,8 @@ from ..brokers import Entry, Event, Item, Limits
 from .log import ENTRY_OVERHEAD, NANOSECONDS
 
 READ_COUNT = 500  # entries in one answer
-READ_SIZE = 1 << 20  # bytes in one answer, unless one entry alone is larger
+READ_SIZE = 4 << 20  # bytes in one answer, unless one entry alone is larger
+HELD = 4  # times as many bytes are kept as there may be, for who follows and has not read them
 
 _position = attrgetter("position")
 
@@ -41,7 +42,7 @@ class Feed:
         self._size = 0
         self.last = last
 
-    def append(self, items: Iterable[Item], now: int) -> list[Entry]:
+    def append(self, items: Iterable[Item], now: int, read: int | None = None) -> list[Entry]:
         """Take items in, and return their entries.
 
         Nothing that is added here goes before the next call: who follows has to read it first.
@@ -49,8 +50,9 @@ class Feed:
         Args:
             items: What happened, in order.
             now: The time, as a position's.
+            read: The position up to which all that follow have read; None: nobody follows.
         """
-        self._trim(now)
+        self._trim(now, self.last if read is None else read)
         added = []
         for item in items:
             # The clock may stand still between two entries.
@@ -81,12 +83,14 @@ class Feed:
         if entries:
             self.last = entries[-1].position
 
-    def _trim(self, now: int) -> None:
+    def _trim(self, now: int, read: int) -> None:
         oldest = now - self._age
         entries, begin = self._entries, self._begin
-        while begin < len(entries) and (
-            entries[begin].position < oldest or self._size > self._bytes
-        ):
+        while begin < len(entries):
+            position = entries[begin].position
+            allowed = self._bytes if position <= read else HELD * self._bytes
+            if position >= oldest and self._size <= allowed:
+                break
             self._size -= _size(entries[begin])
             begin += 1
         if begin > len(entries) // 2:

@@ -99,14 +99,15 @@ class FollowedLog(Log):
             log.moments = Moments.restore(state.moments)
         return log
 
-    def begin_again(self, epoch: str, floor: int) -> None:
+    def begin_again(self, epoch: str, floor: int, offset: int | None = None) -> None:
         """Follow a log from its beginning, or what is left of it; nothing is kept yet.
 
         Args:
             epoch: Names it.
             floor: The position of the newest entry that is gone.
+            offset: Of its clock, if that is known.
         """
-        self.clock = Clock(epoch, Clock.start().offset)
+        self.clock = Clock(epoch, Clock.start().offset if offset is None else offset)
         self.first = self.last = self._floor = floor
         self.size = 0
         for each in (self._channels, self._order, self._floors, self._ends):

@@ -16,9 +16,10 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 
 from ..brokers import Broker, Entry, Event, Reader
+from ..brokers.pace import READ_COUNT
 from ..exceptions import BrokerError
 from .core import Hub
 from .followed import FollowedLog
@@ -26,7 +27,8 @@ from .followed import FollowedLog
 WAIT = 1.0  # seconds for one question, after which the hub asks for the log's epoch
 DELAYS = (0.05, 0.1, 0.2, 0.5, 1.0)  # seconds before the broker is tried again; the last repeats
 GATHER = 0.01  # seconds in which entries that come densely are gathered into one answer
-GATHER_COUNT = 64  # entries of one answer, beside which the asking costs nothing
+GATHER_COUNT = READ_COUNT  # entries of an answer behind which more may wait
+GATHER_SIZE = 1 << 18  # bytes of one
 NEWS_SIZE = 1 << 18  # bytes of events that clients are told after the gap
 STOP_PATIENCE = 0.5  # seconds
 FIRST_PATIENCE = 2.0  # seconds; a hub that begins waits so long for its log
@@ -144,9 +146,9 @@ class Follower:
                 await self._mend(reader)
             elif entries:
                 self._hub.follow(entries)
-                await self._rest(len(entries))
+                await self._rest(entries)
 
-    async def _rest(self, count: int) -> None:
+    async def _rest(self, entries: Sequence[Entry]) -> None:
         """Wait a moment before more is asked for, where entries come one upon the other.
 
         Each question costs the broker as much as many entries do, and it is asked by every hub. An
@@ -154,7 +156,8 @@ class Follower:
         behind.
         """
         now = asyncio.get_running_loop().time()
-        is_dense = now - self._arrived < 2 * GATHER and count < GATHER_COUNT
+        is_full = len(entries) >= GATHER_COUNT or _size(entries) >= GATHER_SIZE
+        is_dense = now - self._arrived < 2 * GATHER and not is_full
         self._arrived = now
         # Whatever there is to read, the hub has other things to do.
         await asyncio.sleep(GATHER if is_dense else 0)
@@ -200,7 +203,7 @@ class Follower:
         self._has_followed = True
         floor = entries[0].before if entries else head.last
         # What nobody has heard yet is read again, and heard.
-        self._hub.begin_again(head.epoch, floor, entries[:known])
+        self._hub.begin_again(head, floor, entries[:known])
 
     async def _all(self, reader: Reader) -> list[Entry]:
         """All that is left of a log."""
@@ -217,9 +220,12 @@ def _count_known(entries: list[Entry], last: int) -> int:
     Positions tell the time, also those of a log that begins anew. Its first entry says only that.
     """
     known = sum(entry.position <= last or not entry.before for entry in entries)
-    news = (entry.item for entry in entries[known:])
-    size = sum(len(item.body) for item in news if isinstance(item, Event))
-    return known if size <= NEWS_SIZE else len(entries)
+    return known if _size(entries[known:]) <= NEWS_SIZE else len(entries)
+
+
+def _size(entries: Sequence[Entry]) -> int:
+    """The bytes of the events among entries."""
+    return sum(len(entry.item.body) for entry in entries if isinstance(entry.item, Event))
 
 
 def _are_joined(place: int, entries: list[Entry]) -> bool:

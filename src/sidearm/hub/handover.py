@@ -92,6 +92,7 @@ def _tell(hub: Hub, token: Token) -> Iterator[tuple[state.AnyPiece, list[int]]]:
         hub.relay.state(connections),
         counts,
         hub.metrics_listener is not None,
+        hub.log_kind,
     )
     descriptors = [hub.listener.fileno(), hub.listener.lock, token.fileno()]
     if hub.metrics_listener is not None:
@@ -111,7 +112,8 @@ def _build(config: HubConfig, collected: state.Collected) -> tuple[Hub, Token]:
     """A hub with all that its predecessor held, and the right to serve, which is still to take."""
     outline = collected.outline
     assert outline is not None  # noqa: S101  # it is whole
-    if config.follows != (outline.log.moments is not None):
+    is_copy = outline.log.moments is not None
+    if config.follows != is_copy or outline.log_kind not in ("", config.log_kind):
         raise HubError(
             "SIDEARM_BROKER has changed between the hub's own log and a broker's, or SIDEARM_HUBS"
             " between one hub and several, and a hub cannot go on in another log. Stop it, and"

@@ -80,7 +80,7 @@ class LeaderReader:
         async with self._patience(PATIENCE):
             while True:
                 if isinstance(message := await self._next(), Head):
-                    return LogHead(message.epoch, message.last)
+                    return LogHead(message.epoch, message.last, message.offset)
 
     async def read(self, after: int, seconds: float) -> list[Entry]:
         """The entries after a position, in order."""

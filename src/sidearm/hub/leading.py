@@ -41,24 +41,28 @@ class Lead:
         send: Sends a message on a connection, without waiting.
     """
 
-    __slots__ = ("_feed", "_log", "_send", "_waiting")
+    __slots__ = ("_feed", "_log", "_read", "_send", "_waiting")
 
     def __init__(self, log: FollowedLog, feed: Feed, send: Send) -> None:
         self._log = log
         self._feed = feed
         self._send = send
         self._waiting: dict[Connection, int] = {}
+        self._read: dict[Connection, int] = {}  # up to where each follower has
 
     def append(self, items: Iterable[Item]) -> list[Entry]:
         """Put items into the log; the followers hear of them by the next :meth:`tell`."""
-        return self._feed.append(items, self._log.clock.now())
+        read = min(self._read.values(), default=None)
+        return self._feed.append(items, self._log.clock.now(), read)
 
     def take(self, connection: Connection, message: AskHead | ReadLog) -> None:
         """Answer a follower, or let it wait."""
+        clock = self._log.clock
         match message:
             case AskHead():
-                self._send(connection, Head(self._log.clock.epoch, self._feed.last))
+                self._send(connection, Head(clock.epoch, self._feed.last, clock.offset))
             case ReadLog(after, wait):
+                self._read[connection] = after
                 if wait and after >= self._feed.last:
                     self._waiting[connection] = after
                 else:
@@ -78,6 +82,7 @@ class Lead:
     def forget(self, connection: Connection) -> None:
         """Note that a connection is gone."""
         self._waiting.pop(connection, None)
+        self._read.pop(connection, None)
 
     def kept(self) -> Iterable[EntryWords]:
         """What a successor has to know of the feed, oldest first."""

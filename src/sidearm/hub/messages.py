@@ -427,10 +427,13 @@ class Head(Message, frozen=True, array_like=True, tag="head"):
     Attributes:
         epoch: Names the log.
         last: The position of its newest entry.
+        offset: As in :class:`Welcome`: followers count time as this hub does, whatever their wall
+            clock said when they began. None: a hub before this field.
     """
 
     epoch: str
     last: int
+    offset: int | None = None
 
 
 class ReadLog(Message, frozen=True, array_like=True, tag="read-log"):

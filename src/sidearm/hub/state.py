@@ -125,6 +125,7 @@ class Outline(Piece, frozen=True, array_like=True, tag="outline"):
         relay: The records' part.
         counts: What there was so far, by name.
         has_metrics: Whether the descriptor of the figures' port is among them.
+        log_kind: Whose the log is, as :attr:`~sidearm.hub.config.HubConfig.log_kind` says.
     """
 
     version: int
@@ -134,6 +135,7 @@ class Outline(Piece, frozen=True, array_like=True, tag="outline"):
     relay: RelayState
     counts: dict[str, int]
     has_metrics: bool = False
+    log_kind: str = ""
 
     def descriptor_count(self) -> int:
         return 4 if self.has_metrics else 3

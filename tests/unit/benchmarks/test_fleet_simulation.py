@@ -49,8 +49,9 @@ def test_redis_answers_one_hub_after_the_other() -> None:
 
 
 @pytest.mark.parametrize("hubs", [1, 7])
-def test_dense_events_are_gathered(hubs: int) -> None:
-    found = simulate(NOTHING, Fleet(hubs, 0, 1), 2000.0)
+@pytest.mark.parametrize("rate", [2000.0, 12_000.0])
+def test_dense_events_are_gathered(hubs: int, rate: float) -> None:
+    found = simulate(NOTHING, Fleet(hubs, 0, 1), rate)
     assert 0.9 / GATHER < found.answers < 1.01 / GATHER
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sidearm.brokers import LEAST_AGE, LEAST_SIZE, Event, Limits
-from sidearm.hub.feed import READ_COUNT, Feed
+from sidearm.hub.feed import HELD, READ_COUNT, READ_SIZE, Feed
 from sidearm.hub.log import NANOSECONDS
 
 FLOOR = 1000  # the position before the first entry
@@ -45,7 +45,7 @@ def test_e3_whoever_reads_on_misses_nothing() -> None:
 def test_e3_large_entries_come_one_by_one() -> None:
     """An answer is no larger than it has to be."""
     log = feed()
-    log.append([Event("a", b"x" * (1 << 20)) for _ in range(3)], 2000)
+    log.append([Event("a", b"x" * READ_SIZE) for _ in range(3)], 2000)
     assert len(log.after(0)) == 1
 
 
@@ -60,6 +60,19 @@ def test_h4_what_is_too_much_or_too_old_goes() -> None:
     assert log.after(0)[0].before > FLOOR  # it is seen that something is missing
     log.append([Event("a", b"later")], int(LEAST_AGE * NANOSECONDS) + 4000)
     assert bodies(log.kept()) == [b"later"]
+
+
+def test_e3_who_follows_is_not_overtaken() -> None:
+    """What a follower has not read is kept, within a larger bound."""
+    log = feed()
+    event = [Event("a", b"x" * (LEAST_SIZE // 2))]
+    read = log.append(event, 2000)[-1].position
+    for number in range(2 * HELD - 1):
+        log.append(event, 3000 + number, read)
+    assert log.after(read)[0].before == read
+    for number in range(3):
+        log.append(event, 4000 + number, read)
+    assert log.after(read)[0].before > read
 
 
 def test_h5_a_successor_goes_on() -> None:

@@ -13,6 +13,7 @@ from sidearm.hub.closing import Closings
 from sidearm.hub.config import HubConfig
 from sidearm.hub.core import Hub
 from sidearm.hub.followed import MOMENTS, FollowedLog, Moments
+from sidearm.hub.log import NANOSECONDS
 from sidearm.hub.messages import Fetch, Handoff
 from sidearm.hub.opening import begin
 from sidearm.hub.position import Clock
@@ -45,6 +46,16 @@ def test_e4_a_view_saw_what_the_hub_had_seen() -> None:
     assert [log.located(view) for view in views] == [
         log.clock.text(place) for place in (1000, *range(start, start + 5))
     ]
+
+
+def test_e3_events_grow_old_by_the_clock_of_the_log() -> None:
+    """A wall clock that was set between the beginnings of two hubs makes nothing old."""
+    log = make()
+    hour = 3600 * NANOSECONDS
+    log.begin_again("bbbbbbbbbb", 1000, log.clock.offset - hour)
+    place = time.time_ns() - hour
+    frame = log.take(place, "a", BODY, keep=True)
+    assert log.since(("a",), place - 1) == [frame]
 
 
 def test_e4_before_the_log_nothing_was_seen() -> None:

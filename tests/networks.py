@@ -83,7 +83,7 @@ class Namespaces:
     # 198.18.0.0/15 is for such tests (RFC 2544), and none of the Internet.
     def __init__(self, count: int) -> None:
         self._name = f"sa{os.getpid() % 100_000}"
-        net = os.getpid() % 250
+        net = _free_net()
         self.server_host = f"198.18.{net}.1"
         self.machines = [_Namespace(self._name, number, net) for number in range(1, count + 1)]
         self._stack = ExitStack()
@@ -151,8 +151,9 @@ class _Namespace:
             _ip("-n", self._name, "route", "del", "unreachable", f"{self._server}/32")
 
 
-def _ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
+def _ip(*words: str) -> str:
+    done = subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
+    return done.stdout
 
 
 def _reset_all(prefix: Sequence[str], host: str) -> None:
@@ -170,6 +171,12 @@ def _why_no_namespaces() -> str:
     if missing:
         return f"there is no {missing[0]}; Debian: apt install iproute2"
     return _why_no_network() or _why_no_resets()
+
+
+def _free_net() -> int:
+    """A number that no other test of this machine uses."""
+    addresses = _ip("-4", "-o", "addr")
+    return next(net for net in range(250) if f" 198.18.{net}." not in addresses)
 
 
 def _why_no_network() -> str:

@@ -611,7 +611,7 @@ def channels(
         from .hub.operator import list_all_channels
         from .terminal import make_harmless
 
-        listed = list_all_channels(_hub_socket(context, info, socket_path), count)
+        listed, problems = list_all_channels(_hub_socket(context, info, socket_path), count)
         for name, subscribers in listed.channels:
             click.echo(f"{subscribers:>9,}  {make_harmless(name)}")
         rest = listed.total - len(listed.channels)
@@ -619,6 +619,8 @@ def channels(
             click.echo(f"and {rest:,} more (--count shows more)", err=True)
         elif not listed.total:
             click.echo("Nobody listens to any channel.", err=True)
+        for problem in problems:
+            click.echo(problem, err=True)
 
 
 @hub.command()

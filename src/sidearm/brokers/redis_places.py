@@ -171,21 +171,22 @@ class Cluster:
 
     def _look(self) -> str:
         """Ask one node after the other who has the key."""
-        for url, rows in self._asked():
+        for asked, _, rows in self._asked():
             for start, end, primary, *_ in rows:
                 if start <= self._slot <= end:
-                    host = primary[0].decode() if primary[0] else ""
-                    self._node = self._where.url_of(host, primary[1]) if host else url
+                    # A node that does not know its own name is where it was asked.
+                    host = primary[0].decode() if primary[0] not in (None, b"", b"?") else asked
+                    self._node = self._where.url_of(host, primary[1])
                     return self._node
         raise ClusterDownError("No node of the Cluster knows who has the log's slot.")
 
     def _find_any(self) -> str:
-        for url, _ in self._asked():
-            return url
+        for host, port, _ in self._asked():
+            return self._where.url_of(host, port)
         raise ClusterDownError("No node of the Cluster answers.")
 
-    def _asked(self) -> Iterator[tuple[str, Any]]:
-        """Each node that answers, with what it says of the slots."""
+    def _asked(self) -> Iterator[tuple[str, int, Any]]:
+        """Host and port of each node that answers, with what it says of the slots."""
         hosts = list(self._where.hosts)
         random.shuffle(hosts)
         failure: Exception | None = None
@@ -197,7 +198,7 @@ class Cluster:
                 except (RedisError, OSError) as error:
                     failure = error
                     continue
-            yield url, rows
+            yield host, port, rows
         if failure is not None:
             raise failure
 

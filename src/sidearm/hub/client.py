@@ -27,7 +27,7 @@ import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TypeAlias
 
 from ..exceptions import HubError, ProtocolError
@@ -51,7 +51,7 @@ from .pending import Chunk, Pending
 from .position import Clock
 from .publisher import Publisher
 
-PATIENCE = 0.25  # seconds; the longest that a request waits for the hub
+PATIENCE = 0.25  # seconds; the longest that a request waits for the hub; for several, twice
 BREAK = 0.5  # seconds without another attempt after a failure
 FLUSH_PATIENCE = 1.0  # seconds; the background thread may wait longer for a welcome
 RECONNECT_DELAYS = (0.02, 0.05, 0.1, 0.25)  # seconds; the last one repeats
@@ -132,8 +132,9 @@ class HubClient:
         """
         ways = self._ways
         turn = next(self._turns) if len(ways) > 1 else 0
-        for number in range(len(ways)):
-            clock = ways[(turn + number) % len(ways)].handoff.clock()
+        first = turn % len(ways)
+        for caller in _in_turn([way.handoff for way in (*ways[first:], *ways[:first])]):
+            clock = caller.clock()
             if clock is not None:
                 return clock.text_at(monotonic_ns)
         return None
@@ -221,10 +222,8 @@ class HubClient:
                 " publishes to SIDEARM_BROKER. Start the hub anew, with the same setting.",
                 self.socket_path,
             )
-        for way in self._ways_from(message.position):
-            if way.handoff.send(message, descriptor):
-                return True
-        return False
+        callers = [way.handoff for way in self._ways_from(message.position)]
+        return any(caller.send(message, descriptor) for caller in _in_turn(callers))
 
     def fetch(self, message: Fetch) -> bytes | None:
         """All frames that are due for a stream that is polled; None while the hub is away."""
@@ -233,8 +232,8 @@ class HubClient:
 
     def fetch_start(self, message: Fetch) -> Fetched | None:
         """How a stream begins that this process goes on with; None while the hub is away."""
-        for way in self._ways_from(message.position):
-            if isinstance(answer := way.ask.ask(message), Fetched):
+        for caller in _in_turn([way.ask for way in self._ways_from(message.position)]):
+            if isinstance(answer := caller.ask(message), Fetched):
                 return answer
         return None
 
@@ -516,6 +515,24 @@ class _Way:
         """Hang up."""
         self.handoff.close()
         self.ask.close()
+
+
+def _in_turn(callers: list[_Caller]) -> Iterator[_Caller]:
+    """One hub after the other, but only as long as a request may wait.
+
+    Whoever has waited for one that is stuck goes on to those that are connected, and gives up when
+    the second of them is stuck, too.
+    """
+    if len(callers) == 1:
+        yield callers[0]
+        return
+    began = time.monotonic()
+    for caller in callers:
+        waited = time.monotonic() - began
+        if waited >= 2 * PATIENCE:
+            return
+        if waited < PATIENCE or caller.link is not None:
+            yield caller
 
 
 def _ignore(welcome: Welcome) -> None:

@@ -32,11 +32,11 @@ def open_port(port: int) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((HOST, port))
         listener.listen(CONNECTIONS)
-    except OSError as error:
+    except (OSError, OverflowError) as error:  # several hubs count on from the one that is set
         listener.close()
         raise HubError(
             f"SIDEARM_METRICS_PORT is {port}, and the hub cannot listen on {HOST}:{port}:"
-            f" {error.strerror}. Set it to a free port, or to None."
+            f" {getattr(error, 'strerror', error)}. Set it to a free port, or to None."
         ) from error
     listener.setblocking(False)
     return listener

@@ -107,26 +107,35 @@ def read_all_figures(socket_path: str) -> tuple[list[Figures], list[str]]:
     return found, problems
 
 
-def list_all_channels(socket_path: str, count: int) -> Channels:
-    """The channels that somebody listens to at any hub, the most subscribers first.
+def list_all_channels(socket_path: str, count: int) -> tuple[Channels, list[str]]:
+    """The channels that somebody listens to at any hub, and why those of some are missing.
+
+    The most subscribers come first. Above :data:`MAX_LISTED` channels, how many there are is a
+    lower bound where there are several hubs: that of the one that has most.
 
     Args:
         socket_path: Of the first hub.
         count: How many are wanted at most.
 
     Raises:
-        HubError: They cannot be had; the message says why.
+        HubError: The first one's cannot be had; the message says why.
     """
-    paths = sockets_beside(socket_path)
-    if len(paths) == 1:
-        return list_channels(socket_path, count)
+    first, *others = sockets_beside(socket_path)
+    if not others:
+        return list_channels(socket_path, count), []
     # A channel may be among the largest only in the sum.
-    each = [list_channels(path, MAX_LISTED) for path in paths]
+    each = [list_channels(first, MAX_LISTED)]
+    problems = []
+    for path in others:
+        try:
+            each.append(list_channels(path, MAX_LISTED))
+        except HubError as error:
+            problems.append(str(error))
     subscribers: Counter[str] = Counter()
     for listed in each:
         subscribers.update(dict(listed.channels))
     total = max(len(subscribers), *(listed.total for listed in each))
-    return Channels(subscribers.most_common(count), total)
+    return Channels(subscribers.most_common(count), total), problems
 
 
 def list_channels(socket_path: str, count: int) -> Channels:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from contextlib import closing, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
@@ -16,6 +16,8 @@ from sidearm.brokers import scripts, sql
 from sidearm.testing import PostgresServer, RedisServer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from sidearm.testing.servers import Server
 
 redis = pytest.importorskip("redis", reason="pip install 'sidearm[redis]'")
@@ -86,31 +88,40 @@ class Store(Contents, Protocol):
 class _RedisContents:
     """What is in a Redis, however it is found."""
 
-    def client(self) -> Any:
-        """A client for all of it."""
+    def urls(self) -> list[str]:
+        """Each server that has a part of it."""
+        raise NotImplementedError
+
+    def url_for(self, key: str) -> str:
+        """The server that has a log."""
         raise NotImplementedError
 
     def length(self, key: str) -> int:
-        return int(self._command("XLEN", f"{{{key}}}:log"))
+        with self.client(key) as client:
+            return int(client.xlen(f"{{{key}}}:log"))
 
     def empty(self) -> None:
-        with closing(self.client()) as client:
-            client.flushall()
+        for url in self.urls():
+            with closing(redis.Redis.from_url(url)) as client:
+                client.flushall()
+
+    # Not redis-py's own client for a Cluster: closing that leaves its connections open.
+    @contextmanager
+    def client(self, key: str = "") -> Iterator[Any]:
+        """A client for the server that has a log."""
+        with closing(redis.Redis.from_url(self.url_for(key))) as client:
+            yield client
 
     def renew(self, key: str, epoch: str) -> None:
-        with closing(self.client()) as client:
+        with self.client(key) as client:
             keys = [f"{{{key}}}:log", f"{{{key}}}:state"]
             before = client.hget(keys[1], "epoch")
             client.register_script(scripts.RENEW)(keys=keys, args=[before, epoch])
 
     def mark(self, key: str) -> None:
-        with closing(self.client()) as client:
+        with self.client(key) as client:
             keys = [f"{{{key}}}:log", f"{{{key}}}:state"]
             client.register_script(scripts.HEAD)(keys=keys, args=["0123456789", "0", "0", "0"])
-
-    def _command(self, *words: str) -> Any:
-        with closing(self.client()) as client:
-            return client.execute_command(*words)
 
 
 class ClusterStore(_RedisContents):
@@ -127,8 +138,11 @@ class ClusterStore(_RedisContents):
     def url(self) -> str:
         return self.cluster.url
 
-    def client(self) -> Any:
-        return redis.RedisCluster.from_url(self.cluster.nodes[0].url)
+    def urls(self) -> list[str]:
+        return [node.url for node in self.cluster.nodes]
+
+    def url_for(self, key: str) -> str:
+        return self.cluster.node_of(key).url
 
 
 class RedisStore(_RedisContents):
@@ -141,8 +155,15 @@ class RedisStore(_RedisContents):
     def url(self) -> str:
         return self.server.url
 
-    def client(self) -> Any:
-        return redis.Redis.from_url(self.url)
+    def urls(self) -> list[str]:
+        return [self.url]
+
+    def url_for(self, key: str) -> str:
+        return self.url
+
+    def _command(self, *words: str) -> None:
+        with self.client() as client:
+            client.execute_command(*words)
 
     def cut(self) -> None:
         self._command("CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes")

@@ -7,8 +7,6 @@ import gc
 import json
 import subprocess
 import sys
-import time
-import timeit
 import traceback
 import weakref
 from abc import ABC
@@ -1113,20 +1111,25 @@ def test_r1_none_is_flasks_own_error(answer: Answer) -> None:
 
 
 def test_r1_text_costs_nothing_to_speak_of(app: Flask) -> None:
-    """A str, the commonest return value, is passed on at the first glance."""
+    """A str, the commonest return value, is passed on at the first glance: by one more call."""
     bare = Flask("bare")
 
-    def measure(app: Flask) -> float:
-        return min(
-            timeit.repeat(
-                lambda: app.make_response("text"), number=200, repeat=7, timer=time.thread_time
-            )
-        )
+    def count(app: Flask) -> int:
+        calls = 0
+
+        def note(frame: object, event: str, argument: object) -> None:
+            nonlocal calls
+            calls += event == "call"
+
+        sys.setprofile(note)
+        try:
+            app.make_response("text")
+        finally:
+            sys.setprofile(None)
+        return calls
 
     with bare.test_request_context():
-        added = min(measure(app) - measure(bare) for _ in range(5)) / 200
-
-    assert added < 1e-6
+        assert count(app) - count(bare) <= 2  # our function, and what it asks for the application
 
 
 # Who else makes responses.

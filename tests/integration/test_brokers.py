@@ -556,7 +556,7 @@ def test_e5_a_hub_does_not_ask_for_each_entry_of_many(redis_store: RedisStore) -
     """Where entries come densely, it gathers some: the broker answers every hub."""
 
     def questions() -> int:
-        with closing(redis_store.client()) as client:
+        with redis_store.client() as client:
             return int(client.info("commandstats").get("cmdstat_xread", {"calls": 0})["calls"])
 
     with Site(redis_store.url) as site:

@@ -66,8 +66,9 @@ def hold(
         settings: Bounds.
         opening: What the stream is. Its position is known.
     """
+    path = hub.path_of(opening.position)
     try:
-        subscription = Subscription.shared(hub.path_of(opening.position), loop)
+        subscription = Subscription.shared(path, loop)
     except (OSError, HubError, ProtocolError) as error:
         logger.info("A stream is polled, because the hub does not tell what happens: %s", error)
         yield poll(hub, settings, opening)
@@ -79,7 +80,7 @@ def hold(
     subscription.add(stream)
     try:
         stream.watch_client(loop)
-        fetched = hub.fetch_start(_beginning(opening, settings))
+        fetched = hub.fetch_start(_beginning(opening, settings), path)
         if fetched is None:
             yield poll(hub, settings, opening)
             return

@@ -227,13 +227,20 @@ class HubClient:
 
     def fetch(self, message: Fetch) -> bytes | None:
         """All frames that are due for a stream that is polled; None while the hub is away."""
-        fetched = self.fetch_start(message)
-        return None if fetched is None else fetched.body
-
-    def fetch_start(self, message: Fetch) -> Fetched | None:
-        """How a stream begins that this process goes on with; None while the hub is away."""
         for caller in _in_turn([way.ask for way in self._ways_from(message.position)]):
             if isinstance(answer := caller.ask(message), Fetched):
+                return answer.body
+        return None
+
+    def fetch_start(self, message: Fetch, path: str) -> Fetched | None:
+        """How a stream begins that this process goes on with; None while that hub is away.
+
+        Args:
+            message: What it asks for.
+            path: The socket of the hub that tells how it goes on: another may be ahead of it.
+        """
+        for way in self._ways:
+            if way.path == path and isinstance(answer := way.ask.ask(message), Fetched):
                 return answer
         return None
 

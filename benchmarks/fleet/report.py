@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +10,7 @@ from sidearm.hub.eventstream import encode_body
 
 from ..hub.report import machine
 from ..hub.system import event_data
+from ..markdown import table
 from ..measure import KIB
 from .rig import Taken
 from .simulation import LINE, Costs, Fleet, Outcome
@@ -41,19 +42,6 @@ class Found(NamedTuple):
     trials: Trials
     fleets: Mapping[str, Fleet]
     ends: Ends
-
-
-def table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown; all columns but the first are numbers."""
-    cells = [list(heads), *map(list, rows)]
-    widths = [max(len(row[place]) for row in cells) for place in range(len(heads))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in cells
-    ]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    lines.insert(1, "| " + " | ".join(rule) + " |")
-    return "\n".join(lines)
 
 
 def text(found: Found, minutes: float) -> str:

@@ -8,6 +8,7 @@ import statistics
 from collections.abc import Callable
 from pathlib import Path
 
+from .. import markdown
 from ..measure import KIB
 from .phases import BURST, PACE, Figures, Scale
 
@@ -56,14 +57,7 @@ def table(
 ) -> str:
     """What is printed, and written: a table in Markdown."""
     heads = ["", *(head for head, _ in COLUMNS)]
-    cells = [heads, *rows(figures)]
-    widths = [max(len(row[place]) for row in cells) for place in range(len(heads))]
-    lines = [
-        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-        for row in cells
-    ]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    lines.insert(1, "| " + " | ".join(rule) + " |")
+    lines = [markdown.table(heads, rows(figures))]
     lines += ["", describe(scale, figures, minutes), ""]
     lines += [f"Not measured: {name}: {why}" for name, why in left_out.items()]
     return "\n".join(lines)

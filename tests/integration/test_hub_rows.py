@@ -25,7 +25,7 @@ from sidearm.hub import operator, position
 from sidearm.hub.client import HubClient
 from sidearm.hub.config import HubConfig, socket_of
 from sidearm.hub.link import Link
-from sidearm.hub.messages import AskHead, Refused
+from sidearm.hub.messages import AskHead, Fetch, Refused
 from sidearm.testing import EventSource, GunicornServer, HubServer, Server, UpServer
 
 if TYPE_CHECKING:
@@ -216,6 +216,19 @@ def test_h8_a_closing_reaches_streams_on_their_way(row: Row, hubs: list[HubServe
         with Stream(client, "a", tags=("user:1",)) as later:
             publish_all(client, [event("a", "welcome")])
             assert later.data(1) == ["welcome"]
+
+
+def test_e3_a_stream_begins_at_the_hub_that_goes_on_with_it(
+    hubs: list[HubServer], worker: HubClient
+) -> None:
+    """Another may be ahead of that one; what is polled may ask whichever is there."""
+    place = wait_for_hub(worker)
+    path = worker.path_of(place)
+    question = Fetch(("a",), place)
+    assert worker.fetch_start(question, path) is not None
+    next(hub for hub in hubs if hub.socket_path == path).kill()
+    assert worker.fetch_start(question, path) is None
+    assert worker.fetch(question) is not None
 
 
 def test_h7_one_hub_leads_no_other(row: Row) -> None:
